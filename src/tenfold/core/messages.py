@@ -1,0 +1,186 @@
+"""What a worker is told (commands) and what it says (events).
+
+Plain dataclasses; ``core.wire`` turns them into bytes. An in-process engine passes them as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tenfold.core.types import EngineRequest, FinishReason, ModelFacts, TokenLogprob
+
+
+@dataclass(slots=True)
+class ModelOptions:
+    """Per-model settings a worker needs to load it. None means the device's default."""
+
+    context_length: int | None = None
+    kv_limit_bytes: int | None = None
+    policy: str | None = None
+
+
+# --- commands -----------------------------------------------------------------------------------
+@dataclass(slots=True)
+class LoadModel:
+    name: str
+    path: str
+    options: ModelOptions = field(default_factory=ModelOptions)
+
+
+@dataclass(slots=True)
+class UnloadModel:
+    """Running requests of the model fail with Unavailable; its pages go back."""
+
+    name: str
+
+
+@dataclass(slots=True)
+class Generate:
+    request: EngineRequest
+
+
+@dataclass(slots=True)
+class Embed:
+    """``prompts``: token ids of each text. Answered by one Embedded or RequestFailed."""
+
+    id: str
+    model: str
+    prompts: list[list[int]]
+
+
+@dataclass(slots=True)
+class Abort:
+    """Stop a request, whatever its state. Unknown ids are ignored: aborting is idempotent."""
+
+    request_id: str
+
+
+@dataclass(slots=True)
+class AskStats:
+    id: str
+
+
+@dataclass(slots=True)
+class Shutdown:
+    pass
+
+
+Command = LoadModel | UnloadModel | Generate | Embed | Abort | AskStats | Shutdown
+
+
+# --- events -------------------------------------------------------------------------------------
+@dataclass(slots=True)
+class WorkerUp:
+    """First event of a worker: it can take commands."""
+
+    device: str
+    pid: int
+    capacity_bytes: int
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class ModelUp:
+    facts: ModelFacts
+    seconds: float
+
+
+@dataclass(slots=True)
+class ModelDown:
+    """The model is unloaded, or (``code``, ``message`` set) could not be loaded."""
+
+    name: str
+    code: str = ""
+    message: str = ""
+
+
+@dataclass(slots=True)
+class TokenOutput:
+    """New tokens of one request after a step. ``finish`` set: this is its last output.
+
+    ``logprobs`` has one entry a token when the request asked for them. ``cached_tokens`` is set on
+    the first output. Times are seconds of the host's monotonic clock.
+    """
+
+    request_id: str
+    token_ids: list[int]
+    finish: FinishReason | None = None
+    logprobs: list[TokenLogprob] | None = None
+    cached_tokens: int = 0
+
+
+@dataclass(slots=True)
+class RequestStarted:
+    """A request left the queue for the first time: its prefill begins."""
+
+    request_id: str
+    at: float
+    cached_tokens: int
+
+
+@dataclass(slots=True)
+class StepDone:
+    """Everything one step of one model produced: one message a step, however many requests."""
+
+    model: str
+    at: float
+    started: list[RequestStarted] = field(default_factory=list)
+    outputs: list[TokenOutput] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class RequestFailed:
+    request_id: str
+    code: str
+    message: str
+    param: str | None = None
+
+
+@dataclass(slots=True)
+class Embedded:
+    """``vectors``: one row of floats a prompt, unit length."""
+
+    id: str
+    vectors: list[list[float]]
+    prompt_tokens: int
+
+
+@dataclass(slots=True)
+class ModelStats:
+    """One model's gauges and counters since it was loaded."""
+
+    name: str
+    state: str
+    running: int = 0
+    waiting: int = 0
+    waiting_tokens: int = 0
+    steps: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    cached_tokens: int = 0
+    preemptions: int = 0
+    weight_pages: int = 0
+    kv_pages: int = 0
+    kv_blocks_used: int = 0
+    kv_blocks_cached: int = 0
+    kv_blocks_total: int = 0
+    step_seconds: float = 0.0
+    predicted_seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class DeviceStats:
+    """A worker's whole state at one moment. Pages are physical; ``capacity_pages`` is the budget."""
+
+    id: str
+    device: str
+    page_bytes: int
+    capacity_pages: int
+    mapped_pages: int
+    reserved_pages: int
+    resident_bytes: int
+    models: list[ModelStats] = field(default_factory=list)
+    integrity: list[str] = field(default_factory=list)
+
+
+Event = WorkerUp | ModelUp | ModelDown | StepDone | RequestFailed | Embedded | DeviceStats

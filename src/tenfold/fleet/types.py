@@ -1,0 +1,125 @@
+"""What the faces (HTTP, in-process client) ask of the fleet, and what streams back.
+
+Free of HTTP and of any JSON shape: floor 6 translates. Text, never raw model output, crosses here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tenfold.core.types import FinishReason, ModelFacts, SamplingParams, Usage
+
+
+@dataclass(slots=True)
+class ChatPrompt:
+    """A conversation to render with the model's own template.
+
+    ``messages`` are OpenAI-shaped dicts (role, content, tool_calls, …), already checked.
+    ``tool_choice``: "auto", "none", "required" or a function's name.
+    """
+
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    tool_choice: str = "auto"
+    parallel_tool_calls: bool = True
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class TextPrompt:
+    """A prompt to continue as it is: text, or token ids."""
+
+    text: str | list[int]
+
+
+@dataclass(slots=True)
+class GenerateRequest:
+    """One call. ``timeout`` is seconds from now until the whole answer must be there."""
+
+    id: str
+    model: str
+    client: str
+    prompt: ChatPrompt | TextPrompt
+    sampling: SamplingParams
+    priority: int = 0
+    timeout: float | None = None
+    cache_salt: str = ""
+    itl_target: float | None = None
+    split_reasoning: bool = True
+
+
+@dataclass(slots=True)
+class ToolCallDelta:
+    """Part of a tool call: ``id`` and ``name`` come once, ``arguments`` is a piece of JSON text."""
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+
+
+@dataclass(slots=True)
+class LogprobEntry:
+    """A chosen token with its text, bytes and log-probability, and its rivals."""
+
+    token: str
+    token_id: int
+    bytes: list[int]
+    logprob: float
+    top: list[LogprobEntry] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Delta:
+    """New output of choice ``index``. ``token_ids`` are the tokens that made it (may be held back text)."""
+
+    index: int
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: list[ToolCallDelta] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[LogprobEntry] | None = None
+
+
+@dataclass(slots=True)
+class ChoiceEnd:
+    """Choice ``index`` is complete. ``stop_reason``: the stop string or stop id that ended it."""
+
+    index: int
+    finish: FinishReason | Literal["tool_calls"]
+    stop_reason: str | int | None = None
+
+
+@dataclass(slots=True)
+class Finished:
+    """The last thing of a stream."""
+
+    usage: Usage
+
+
+GenerateEvent = Delta | ChoiceEnd | Finished
+
+
+@dataclass(slots=True)
+class EmbedResult:
+    vectors: list[list[float]]
+    prompt_tokens: int
+
+
+ModelState = Literal["loading", "ready", "failed", "unloading"]
+
+
+@dataclass(slots=True)
+class ModelStatus:
+    """One served model as the control plane sees it."""
+
+    name: str
+    state: ModelState
+    device: str
+    pinned: bool = False
+    facts: ModelFacts | None = None
+    has_chat_template: bool = False
+    licence: str = ""
+    created: int = 0
+    error: str = ""

@@ -1,0 +1,95 @@
+"""The contract of the kernel table: what each operation computes, whichever row runs it.
+
+Shape letters: T tokens (rows), I input features, O output features, H query heads, K key/value
+heads, D head dim, S sequences, B blocks of a sequence. Activations are float32.
+
+Every row of the table obeys one rule in ``exact`` mode: the result for one token does not depend on
+which other tokens share the call, nor on the number of threads. That is what makes greedy output
+identical whatever the batch, chunking, prefix hits or preemption.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+WeightKind = Literal["f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q8_0", "q4_k", "q6_k"]
+
+
+@dataclass(slots=True)
+class PackedWeight:
+    """A matrix (O, I) as one row set of the table wants it.
+
+    ``kind`` is the checkpoint's own precision; ``data`` holds the bytes in the layout that
+    ``layout`` names (made by ``Kernels.pack``). Several weights may share one buffer.
+    """
+
+    kind: WeightKind
+    rows: int
+    cols: int
+    layout: str
+    data: Tensor
+
+
+class Kernels(Protocol):
+    """One chosen column of the table: native or torch, exact or fast. Stateless but for its threads."""
+
+    layout: str
+    """Names the packing that ``linear`` and ``embed`` expect; part of the packed file's name."""
+
+    def packed_bytes(self, kind: WeightKind, rows: int, cols: int) -> int:
+        """Bytes that ``pack`` writes for such a matrix; a multiple of 64."""
+        ...
+
+    def pack(self, kind: WeightKind, rows: int, cols: int, raw: Tensor, out: Tensor) -> None:
+        """Rewrite a checkpoint's bytes (uint8: GGUF block order, or plain floats) into ``out`` (uint8)."""
+        ...
+
+    def linear(self, x_TI: Tensor, weight: PackedWeight, bias_O: Tensor | None = None) -> Tensor:
+        """x @ W^T (+ bias) -> (T, O)."""
+        ...
+
+    def embed(self, ids_T: Tensor, weight: PackedWeight) -> Tensor:
+        """Rows of a packed matrix, dequantised -> (T, I)."""
+        ...
+
+    def rms_norm(self, x_TI: Tensor, weight_I: Tensor, eps: float) -> Tensor:
+        """x / sqrt(mean(x^2) + eps) * weight over the last dimension (any leading ones)."""
+        ...
+
+    def gated(self, gate_up_TI: Tensor, activation: Literal["silu", "gelu_tanh"]) -> Tensor:
+        """act(first half) * second half of the last dimension -> (T, I/2)."""
+        ...
+
+    def rope(self, x_THD: Tensor, positions_T: Tensor, cos_PD: Tensor, sin_PD: Tensor) -> None:
+        """Rotate in place, halves paired (x[i], x[i + D/2]); tables are (positions, D/2)."""
+        ...
+
+    def store_kv(
+        self, k_TKD: Tensor, v_TKD: Tensor, cache: Tensor, layer: int, slots_T: Tensor
+    ) -> None:
+        """Write keys and values at ``slots`` (block * block_tokens + offset, int32) of one layer.
+
+        ``cache``: (blocks, layers, 2, K, block tokens, D), may be strided over blocks."""
+        ...
+
+    def paged_attention(
+        self,
+        q_THD: Tensor,
+        cache: Tensor,
+        layer: int,
+        table_SB: Tensor,
+        starts_S1: Tensor,
+        context_S: Tensor,
+        *,
+        scale: float,
+        window: int | None = None,
+        softcap: float | None = None,
+    ) -> Tensor:
+        """Causal attention of each new token over its own sequence's cache -> (T, H, D).
+
+        New token j of sequence s has position context_S[s] + j and sees positions (p - window, p].
+        Its own key and value are already stored. Blocks wholly before the window may be -1."""
+        ...
