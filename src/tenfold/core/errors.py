@@ -9,6 +9,7 @@
     │   └── ModelNotFound 404
     ├── Conflict 409                  the state forbids it now (loading twice, unload while pinned)
     ├── TooLarge 413                  body over the size limit
+    ├── UnsupportedMedia 415          the body is not application/json
     ├── Overloaded 429                a queue is full; carries ``retry_after`` seconds
     ├── Unavailable 503               draining, or no worker came back in time
     ├── DeadlineExceeded 504          the request's own deadline passed
@@ -76,6 +77,11 @@ class Conflict(TenfoldError):
 class TooLarge(TenfoldError):
     status = 413
     code = "request_too_large"
+
+
+class UnsupportedMedia(TenfoldError):
+    status = 415
+    code = "unsupported_media_type"
 
 
 class Overloaded(TenfoldError):

@@ -93,9 +93,13 @@ class ChoiceEnd:
 
 @dataclass(slots=True)
 class Finished:
-    """The last thing of a stream."""
+    """The last thing of a stream.
+
+    ``queue_seconds``: from arrival to the start of prefill; None where it is not known.
+    """
 
     usage: Usage
+    queue_seconds: float | None = None
 
 
 GenerateEvent = Delta | ChoiceEnd | Finished
@@ -123,3 +127,19 @@ class ModelStatus:
     licence: str = ""
     created: int = 0
     error: str = ""
+
+
+RequestState = Literal["waiting", "running"]
+
+
+@dataclass(slots=True)
+class RequestInfo:
+    """One live request, for the queue listings. ``age`` is seconds since it arrived."""
+
+    id: str
+    client: str
+    model: str
+    state: RequestState
+    prompt_tokens: int = 0
+    generated: int = 0
+    age: float = 0.0
