@@ -1,4 +1,4 @@
-"""Where time comes from. Everything that waits or measures takes a clock, so it can be simulated."""
+"""Where time comes from. All that waits or measures takes a clock, so it can be simulated."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Monotonic seconds. Intervals from one clock may be compared; clocks of two machines may not."""
+    """Monotonic seconds. Readings of one clock may be compared; those of two machines may not."""
 
     def now(self) -> float: ...
 

@@ -1,6 +1,6 @@
 """What a worker is told (commands) and what it says (events).
 
-Plain dataclasses; ``core.wire`` turns them into bytes. An in-process engine passes them as they are.
+Plain dataclasses; ``core.wire`` turns them into bytes. An in-process engine passes them on as is.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ class ModelStats:
 
 @dataclass(slots=True)
 class DeviceStats:
-    """A worker's whole state at one moment. Pages are physical; ``capacity_pages`` is the budget."""
+    """A worker's whole state at a moment. Pages are physical; ``capacity_pages`` is the budget."""
 
     id: str
     device: str

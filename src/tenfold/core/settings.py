@@ -30,3 +30,39 @@ class DeviceSettings:
     prefill_share: float = 0.25
     grammar_seconds: float = 10.0
     cache_dir: str = ""
+
+
+@dataclass(slots=True)
+class ModelSetup:
+    """A model to serve: the ``name`` clients ask for, and the ``source`` the store resolves.
+
+    ``pin`` keeps it loaded. None leaves a value to the checkpoint or the device.
+    """
+
+    name: str
+    source: str
+    pin: bool = False
+    context_length: int | None = None
+    kv_limit_bytes: int | None = None
+    policy: str | None = None
+
+
+@dataclass(slots=True)
+class QueueSettings:
+    """How many requests, and prompt tokens, may wait: in all, and of one client."""
+
+    max_requests: int = 1024
+    max_tokens: int = 1 << 20
+    client_requests: int = 512
+    client_tokens: int = 1 << 19
+
+
+@dataclass(slots=True)
+class ClientSettings:
+    """A client known by the sha256 of its key. None takes the queue's limits of one client."""
+
+    name: str
+    key_sha256: str
+    weight: float = 1.0
+    max_requests: int | None = None
+    max_tokens: int | None = None

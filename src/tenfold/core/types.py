@@ -64,9 +64,9 @@ class TokenLogprob:
 class EngineRequest:
     """One sequence to generate: what a worker's inbox receives.
 
-    ``arrival`` and ``deadline`` are seconds of the host's monotonic clock. Smaller ``priority`` runs
-    first. ``namespace`` keys the prefix cache (adapter, tenant salt): equal tokens in two namespaces
-    never share blocks. ``itl_target`` is the wished seconds between tokens.
+    ``arrival`` and ``deadline`` are seconds of the host's monotonic clock. Smaller ``priority``
+    runs first. ``namespace`` keys the prefix cache (adapter, tenant salt): equal tokens in two
+    namespaces never share blocks. ``itl_target`` is the wished seconds between tokens.
     """
 
     id: str
@@ -83,7 +83,7 @@ class EngineRequest:
 
 @dataclass(slots=True)
 class Usage:
-    """Token counts of one request. ``cached_tokens``: prompt tokens served from the prefix cache."""
+    """Token counts of one request. ``cached_tokens``: prompt tokens taken from the prefix cache."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -105,7 +105,7 @@ class KVGroup:
     window: int | None = None
 
     def block_bytes(self, block_tokens: int, dtype_bytes: int) -> int:
-        """Bytes of one block: keys and values of ``block_tokens`` tokens, all layers of the group."""
+        """Bytes of one block: keys and values of ``block_tokens`` tokens, all the group's layers."""
         return len(self.layers) * 2 * self.kv_heads * self.head_dim * block_tokens * dtype_bytes
 
 

@@ -1,0 +1,236 @@
+"""The one table of metric names: what ``/metrics`` shows, with labels and the vLLM name of equals.
+
+Plain data: documentation, dashboards and the exporter read it. Knows nothing of Prometheus' library.
+A vLLM name is given only where the meaning is the same; ``metrics.compat = "vllm"`` emits those too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+MetricKind = Literal["counter", "gauge", "histogram"]
+
+SECONDS = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75),
+    *(1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 1280.0, 2560.0),
+)
+TOKENS = tuple(float(2**power) for power in range(18))
+
+
+@dataclass(frozen=True, slots=True)
+class MetricName:
+    """One metric. ``name`` is without the ``_total`` that counters get on the page."""
+
+    name: str
+    kind: MetricKind
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+    vllm: tuple[str, ...] = ()
+
+
+# --- requests, as the server sees them --------------------------------------------------------
+REQUESTS_FINISHED = MetricName(
+    "tenfold_requests_finished",
+    "counter",
+    "Requests that ran, by how they ended (stop, length, tool_calls, abort).",
+    ("model", "client", "finish"),
+    vllm=("vllm:request_success",),
+)
+REQUESTS_FAILED = MetricName(
+    "tenfold_requests_failed",
+    "counter",
+    "Requests answered with an error, by the error's code.",
+    ("model", "client", "code"),
+)
+REQUESTS_REJECTED = MetricName(
+    "tenfold_requests_rejected",
+    "counter",
+    "Requests refused because a queue was full (429).",
+    ("model", "client"),
+    vllm=("vllm:admission_rejections",),
+)
+HTTP_RESPONSES = MetricName(
+    "tenfold_http_responses",
+    "counter",
+    "HTTP responses, by route and status.",
+    ("route", "status"),
+)
+PROMPT_TOKENS = MetricName(
+    "tenfold_prompt_tokens",
+    "counter",
+    "Prompt tokens of finished requests, cached ones included.",
+    ("model", "client"),
+    vllm=("vllm:prompt_tokens", "vllm:prefix_cache_queries"),
+)
+CACHED_TOKENS = MetricName(
+    "tenfold_cached_tokens",
+    "counter",
+    "Prompt tokens of finished requests that the prefix cache served.",
+    ("model", "client"),
+    vllm=("vllm:prompt_tokens_cached", "vllm:prefix_cache_hits"),
+)
+COMPLETION_TOKENS = MetricName(
+    "tenfold_completion_tokens",
+    "counter",
+    "Tokens generated, counted as they leave the server.",
+    ("model", "client"),
+    vllm=("vllm:generation_tokens",),
+)
+TIME_TO_FIRST_TOKEN = MetricName(
+    "tenfold_time_to_first_token_seconds",
+    "histogram",
+    "From the request's arrival to its first token.",
+    ("model",),
+    SECONDS,
+    ("vllm:time_to_first_token_seconds",),
+)
+INTER_TOKEN = MetricName(
+    "tenfold_inter_token_seconds",
+    "histogram",
+    "Time between two tokens of one choice.",
+    ("model",),
+    SECONDS,
+    ("vllm:inter_token_latency_seconds",),
+)
+TIME_PER_OUTPUT_TOKEN = MetricName(
+    "tenfold_time_per_output_token_seconds",
+    "histogram",
+    "Mean time a token after the first, one observation a request.",
+    ("model",),
+    SECONDS,
+    ("vllm:request_time_per_output_token_seconds",),
+)
+REQUEST_SECONDS = MetricName(
+    "tenfold_request_seconds",
+    "histogram",
+    "From the request's arrival to its last byte.",
+    ("model",),
+    SECONDS,
+    ("vllm:e2e_request_latency_seconds",),
+)
+QUEUE_SECONDS = MetricName(
+    "tenfold_queue_seconds",
+    "histogram",
+    "From the request's arrival to the start of its prefill.",
+    ("model",),
+    SECONDS,
+    ("vllm:request_queue_time_seconds",),
+)
+PREFILL_SECONDS = MetricName(
+    "tenfold_prefill_seconds",
+    "histogram",
+    "From the start of prefill to the first token.",
+    ("model",),
+    SECONDS,
+    ("vllm:request_prefill_time_seconds",),
+)
+DECODE_SECONDS = MetricName(
+    "tenfold_decode_seconds",
+    "histogram",
+    "From the first token to the last.",
+    ("model",),
+    SECONDS,
+    ("vllm:request_decode_time_seconds",),
+)
+REQUEST_PROMPT_TOKENS = MetricName(
+    "tenfold_request_prompt_tokens",
+    "histogram",
+    "Prompt tokens of a request.",
+    ("model",),
+    TOKENS,
+    ("vllm:request_prompt_tokens",),
+)
+REQUEST_COMPLETION_TOKENS = MetricName(
+    "tenfold_request_completion_tokens",
+    "histogram",
+    "Generated tokens of a request.",
+    ("model",),
+    TOKENS,
+    ("vllm:request_generation_tokens",),
+)
+
+# --- models, as their workers report them -----------------------------------------------------
+REQUESTS_RUNNING = MetricName(
+    "tenfold_requests_running",
+    "gauge",
+    "Requests in the running batch.",
+    ("model", "device"),
+    vllm=("vllm:num_requests_running",),
+)
+REQUESTS_WAITING = MetricName(
+    "tenfold_requests_waiting",
+    "gauge",
+    "Requests in the queue.",
+    ("model", "device"),
+    vllm=("vllm:num_requests_waiting",),
+)
+WAITING_TOKENS = MetricName(
+    "tenfold_waiting_tokens", "gauge", "Prompt tokens in the queue.", ("model", "device")
+)
+KV_USAGE = MetricName(
+    "tenfold_kv_usage_ratio",
+    "gauge",
+    "Share of the model's KV blocks that live requests hold (0 to 1).",
+    ("model",),
+    vllm=("vllm:kv_cache_usage_perc",),
+)
+KV_BLOCKS = MetricName(
+    "tenfold_kv_blocks",
+    "gauge",
+    "KV blocks by state: used by requests, cached for prefixes, total.",
+    ("model", "device", "state"),
+)
+MODEL_PAGES = MetricName(
+    "tenfold_model_pages",
+    "gauge",
+    "Physical pages a model holds, for weights and for KV.",
+    ("model", "device", "what"),
+)
+MODEL_STATE = MetricName(
+    "tenfold_model_state", "gauge", "1 for the state the model is in.", ("model", "state")
+)
+STEPS = MetricName("tenfold_steps", "counter", "Steps run.", ("model", "device"))
+STEP_SECONDS = MetricName(
+    "tenfold_step_seconds", "counter", "Time spent in steps.", ("model", "device")
+)
+PREDICTED_STEP_SECONDS = MetricName(
+    "tenfold_predicted_step_seconds",
+    "counter",
+    "Time the cost model predicted for the same steps.",
+    ("model", "device"),
+)
+PREEMPTIONS = MetricName(
+    "tenfold_preemptions",
+    "counter",
+    "Requests put back into the queue because pages ran out.",
+    ("model", "device"),
+    vllm=("vllm:num_preemptions",),
+)
+
+# --- devices and the server -------------------------------------------------------------------
+DEVICE_PAGES = MetricName(
+    "tenfold_device_pages",
+    "gauge",
+    "Physical pages of a device: capacity, mapped, reserved.",
+    ("device", "what"),
+)
+DEVICE_PAGE_BYTES = MetricName(
+    "tenfold_device_page_bytes", "gauge", "Bytes of one physical page.", ("device",)
+)
+DEVICE_RESIDENT_BYTES = MetricName(
+    "tenfold_device_resident_bytes",
+    "gauge",
+    "Memory in use by the operating system's own count.",
+    ("device",),
+)
+INTEGRITY_FAULTS = MetricName(
+    "tenfold_integrity_faults", "gauge", "Broken invariants found when idle.", ("device",)
+)
+READY = MetricName("tenfold_ready", "gauge", "1 while the server takes requests.")
+
+TABLE: tuple[MetricName, ...] = tuple(
+    entry for entry in list(globals().values()) if isinstance(entry, MetricName)
+)
+"""Every metric, in the order of this file."""
