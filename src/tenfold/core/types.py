@@ -105,7 +105,7 @@ class KVGroup:
     window: int | None = None
 
     def block_bytes(self, block_tokens: int, dtype_bytes: int) -> int:
-        """Bytes of one block: keys and values of ``block_tokens`` tokens, all the group's layers."""
+        """Bytes of one block: keys and values of ``block_tokens`` tokens in each of its layers."""
         return len(self.layers) * 2 * self.kv_heads * self.head_dim * block_tokens * dtype_bytes
 
 
