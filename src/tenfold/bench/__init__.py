@@ -1,0 +1,1 @@
+"""Measuring: load generation, traces, side-by-side comparisons and their reports."""

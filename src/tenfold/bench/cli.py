@@ -1,0 +1,176 @@
+"""``tenfold bench …``: one short command a benchmark. Each writes JSON and a plot."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Measure servers and compare engines.", no_args_is_help=True)
+
+Out = Annotated[Path, typer.Option(help="Folder for the JSON and the plot.")]
+Url = Annotated[str, typer.Option(help="Any server that speaks the OpenAI protocol.")]
+Key = Annotated[str | None, typer.Option(help="API key.", envvar="TENFOLD_KEY")]
+
+
+@app.command()
+def serve(
+    model: Annotated[str, typer.Argument(help="Model name as the server knows it.")],
+    url: Url = "http://127.0.0.1:8000",
+    key: Key = None,
+    requests: Annotated[int, typer.Option(help="How many requests.")] = 64,
+    arrivals: Annotated[str, typer.Option(help="poisson, gamma or closed.")] = "poisson",
+    rate: Annotated[float, typer.Option(help="Requests a second in all (open loop).")] = 4.0,
+    cv: Annotated[float, typer.Option(help="Burstiness of gamma arrivals.")] = 1.0,
+    concurrency: Annotated[int, typer.Option(help="Requests in flight (closed loop).")] = 8,
+    clients: Annotated[int, typer.Option(help="Clients that take turns.")] = 1,
+    groups: Annotated[int, typer.Option(help="Different shared prefixes.")] = 1,
+    shared: Annotated[int, typer.Option(help="Words of shared prefix.")] = 0,
+    prompt: Annotated[int, typer.Option(help="Words of own prompt.")] = 128,
+    output: Annotated[int, typer.Option(help="Tokens to generate.")] = 128,
+    chat: Annotated[bool, typer.Option(help="Send chat messages, not plain prompts.")] = False,
+    trace: Annotated[Path | None, typer.Option(help="Replay this JSONL trace instead.")] = None,
+    scale: Annotated[float, typer.Option(help="Replay a trace this much faster.")] = 1.0,
+    save: Annotated[Path | None, typer.Option(help="Write the workload as a trace.")] = None,
+    seed: Annotated[int, typer.Option(help="Draws the whole workload.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    out: Out = Path("bench"),
+) -> None:
+    """Load a server and report latencies and throughput."""
+    import json
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from tenfold.bench.load import LoadGenerator
+    from tenfold.bench.plot import latency_plot
+    from tenfold.bench.report import print_summary, summarise, write_json
+    from tenfold.bench.workload import Shape, load_trace, save_trace, synthesise
+    from tenfold.client import connect
+    from tenfold.core.errors import ConfigError
+
+    if arrivals not in ("poisson", "gamma", "closed"):
+        raise ConfigError(f"--arrivals must be poisson, gamma or closed, not {arrivals!r}")
+    shape = Shape(
+        requests, arrivals, rate, cv, concurrency, clients, groups, shared, prompt, output, seed
+    )  # type: ignore[arg-type]
+    asks = load_trace(trace, scale) if trace else synthesise(shape)
+    if save:
+        save_trace(asks, save)
+    console = Console(stderr=True)
+
+    async def run() -> list[object]:
+        async with connect(url, key) as client:
+            with Progress(console=console, transient=True) as bar:
+                task = bar.add_task(f"{len(asks)} requests", total=len(asks))
+                generator = LoadGenerator(client, model, chat=chat, seed=seed)
+                closed = concurrency if arrivals == "closed" and not trace else None
+                return list(
+                    await generator.run(
+                        asks,
+                        concurrency=closed,
+                        progress=lambda done: bar.update(task, completed=done),
+                    )
+                )
+
+    records = asyncio.run(run())
+    summary = summarise(records)  # type: ignore[arg-type]
+    workload = {"trace": str(trace), "scale": scale} if trace else asdict(shape)
+    write_json(out / "serve.json", "serve", {"workload": workload, "summary": asdict(summary)})
+    latency_plot(records, out / "serve.png", f"{model}: {len(asks)} requests")  # type: ignore[arg-type]
+    if as_json:
+        typer.echo(json.dumps(asdict(summary)))
+    else:
+        print_summary(summary, model, Console())
+        typer.echo(f"written: {out / 'serve.json'}, {out / 'serve.png'}")
+    if summary.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def llama(
+    llama_python: Annotated[
+        str, typer.Option(help="A Python that has llama-cpp-python installed.")
+    ] = "python3",
+    model: Annotated[str, typer.Option(help="Catalogue name or GGUF path.")] = "smollm2-135m",
+    threads: Annotated[int, typer.Option(help="Threads for each engine.")] = 2,
+    prompt: Annotated[int, typer.Option(help="Prompt tokens a stream.")] = 128,
+    output: Annotated[int, typer.Option(help="Output tokens a stream.")] = 128,
+    rounds: Annotated[int, typer.Option(help="Interleaved rounds that count.")] = 3,
+    out: Out = Path("bench"),
+) -> None:
+    """One stream and sixteen against llama.cpp: same file, same threads, rounds interleaved."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from tenfold.bench.compare import compare
+    from tenfold.bench.plot import bars_plot
+    from tenfold.bench.report import write_json
+    from tenfold.fleet.assemble import find_source
+
+    gguf = Path(find_source(model, None).path)
+    found = compare(
+        gguf, llama_python, threads=threads, prompt=prompt, output=output, rounds=rounds
+    )
+    table = Table(title=f"{model}, {threads} threads, tokens a second (median of {rounds})")
+    for column in ("streams", "measure", "tenfold", "llama.cpp", "ratio"):
+        table.add_column(column, justify="right" if column != "measure" else "left")
+    bars: dict[str, dict[str, float]] = {}
+    for streams, row in found["streams"].items():
+        for key in ("prefill", "decode", "output"):
+            median = {name: row["median"][name][key] for name in ("tenfold", "llama.cpp")}
+            bars[f"{key}\n{streams} stream{'s' if streams != '1' else ''}"] = median
+            cells = (f"{median['tenfold']:.1f}", f"{median['llama.cpp']:.1f}")
+            table.add_row(streams, key, *cells, f"{row['ratio'][key]:.2f}")
+    Console().print(table)
+    write_json(out / "llama.json", "llama", found)
+    bars_plot(bars, out / "llama.png", f"{model}, {threads} threads", "tokens a second")
+    typer.echo(f"written: {out / 'llama.json'}, {out / 'llama.png'}")
+
+
+@app.command()
+def interference(
+    model: Annotated[str, typer.Argument(help="Model name as the server knows it.")],
+    url: Url = "http://127.0.0.1:8000",
+    key: Key = None,
+    streams: Annotated[int, typer.Option(help="Streams that are decoding.")] = 8,
+    prompt: Annotated[int, typer.Option(help="Tokens of the prompt that arrives.")] = 4096,
+    target: Annotated[float, typer.Option(help="Wished seconds between tokens.")] = 0.2,
+    rounds: Annotated[int, typer.Option(help="Times to repeat it.")] = 3,
+    out: Out = Path("bench"),
+) -> None:
+    """How much a long prompt that arrives slows the streams that run."""
+    from tenfold.bench.interference import Interference, interfere
+    from tenfold.bench.plot import gaps_plot
+    from tenfold.bench.report import write_json
+    from tenfold.client import connect
+
+    async def run() -> list[Interference]:
+        async with connect(url, key) as client:
+            return [
+                await interfere(
+                    client, model, streams=streams, prompt_tokens=prompt, target=target,
+                    salt=round_ * 1000,
+                )
+                for round_ in range(rounds)
+            ]  # fmt: skip
+
+    found = asyncio.run(run())
+    for one in found:
+        typer.echo(
+            f"{streams} streams, prompt of {prompt} tokens: first token after {one.ttft:.2f} s; "
+            f"gaps before p50 {1000 * one.before.p50:.0f} p99 {1000 * one.before.p99:.0f} ms, "
+            f"during p50 {1000 * one.during.p50:.0f} p99 {1000 * one.during.p99:.0f} ms "
+            f"= {one.during.p99 / target:.2f} x target"
+        )
+    write_json(out / "interference.json", "interference", {"rounds": [o.to_json() for o in found]})
+    last = found[-1]
+    series = [
+        (row[1:], [b - a for a, b in zip(row, row[1:], strict=False)]) for row in last.times
+    ]
+    title = f"{model}: a {prompt}-token prompt arrives at {last.arrived:.1f} s"
+    gaps_plot(series, target, out / "interference.png", title)
+    typer.echo(f"written: {out / 'interference.json'}, {out / 'interference.png'}")

@@ -1,0 +1,82 @@
+"""Plots of benchmark results. matplotlib (the ``bench`` extra) is imported only here, when asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tenfold.bench.load import Record
+from tenfold.core.errors import ConfigError
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ConfigError("plots need matplotlib: pip install 'tenfold[bench]'") from error
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def latency_plot(records: list[Record], path: Path, title: str) -> None:
+    """Left: cumulative shares of time to first token and of gaps. Right: output tokens over time."""
+    pyplot = _pyplot()
+    good = [r for r in records if not r.error]
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for name, values in (
+        ("time to first token", [r.ttft for r in good]),
+        ("between tokens", [gap for r in good for gap in r.gaps]),
+    ):
+        if values:
+            ranked = sorted(1000 * v for v in values)
+            left.step(ranked, [(i + 1) / len(ranked) for i in range(len(ranked))], label=name)
+    left.set(xscale="log", xlabel="milliseconds", ylabel="share of requests or gaps", ylim=(0, 1))
+    left.legend(frameon=False)
+    times = sorted(t for r in good for t in r.token_times)
+    if times:
+        seconds = range(int(times[-1]) + 1)
+        right.step(list(seconds), [sum(s <= t < s + 1 for t in times) for s in seconds], where="post")
+    right.set(xlabel="seconds", ylabel="output tokens a second", ylim=(0, None))
+    figure.suptitle(title)
+    _save(figure, pyplot, path)
+
+
+def bars_plot(groups: dict[str, dict[str, float]], path: Path, title: str, unit: str) -> None:
+    """One cluster of bars a measure, one bar an engine; the value stands on each bar."""
+    pyplot = _pyplot()
+    engines = list(dict.fromkeys(engine for values in groups.values() for engine in values))
+    figure, axes = pyplot.subplots(figsize=(2 + 2.2 * len(groups), 4), layout="constrained")
+    width = 0.8 / max(1, len(engines))
+    for place, engine in enumerate(engines):
+        xs = [i + (place - (len(engines) - 1) / 2) * width for i in range(len(groups))]
+        heights = [values.get(engine, 0.0) for values in groups.values()]
+        bars = axes.bar(xs, heights, width * 0.92, label=engine)
+        axes.bar_label(bars, fmt="{:,.0f}", fontsize=8)
+    axes.set(xticks=range(len(groups)), xticklabels=list(groups), ylabel=unit, title=title)
+    axes.legend(frameon=False)
+    _save(figure, pyplot, path)
+
+
+def gaps_plot(
+    series: list[tuple[list[float], list[float]]], target: float, path: Path, title: str
+) -> None:
+    """Gaps between tokens over time, a line a stream, with the target and its double."""
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(figsize=(9, 4), layout="constrained")
+    for times, gaps in series:
+        axes.plot(times, [1000 * g for g in gaps], linewidth=0.8, alpha=0.7)
+    axes.axhline(1000 * target, color="black", linewidth=1, label="target")
+    axes.axhline(2000 * target, color="black", linewidth=1, linestyle="--", label="2 x target")
+    axes.set(xlabel="seconds", ylabel="milliseconds between tokens", ylim=(0, None), title=title)
+    axes.legend(frameon=False)
+    _save(figure, pyplot, path)
+
+
+def _save(figure: Any, pyplot: Any, path: Path) -> None:
+    for axes in figure.axes:
+        axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)

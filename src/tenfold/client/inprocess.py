@@ -1,0 +1,28 @@
+"""A client whose server is this process: the same service and engine, without HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from tenfold.client.base import Client
+from tenfold.fleet.service import Service
+from tenfold.fleet.types import GenerateEvent, GenerateRequest
+
+
+class InProcessClient(Client):
+    """Talks to a started ``Service`` of the same event loop. Closing it closes the service."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+
+    def stream(self, request: GenerateRequest) -> AsyncIterator[GenerateEvent]:
+        return self.service.generate(request)
+
+    async def embed(self, model: str, texts: list[str]) -> list[list[float]]:
+        return (await self.service.embed(model, texts, "local")).vectors
+
+    async def models(self) -> list[str]:
+        return [status.name for status in self.service.models()]
+
+    async def close(self) -> None:
+        await self.service.close()

@@ -1,0 +1,192 @@
+"""``LLM``: models in this Python process, called like functions.
+
+An event loop of its own runs on a thread, with the service and the engine in it; the caller sees
+plain synchronous calls. vLLM's names where the meaning is the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, TypeVar
+
+from tenfold.client.base import Collector, Reply, ask, collect
+from tenfold.client.inprocess import InProcessClient
+from tenfold.core.settings import DeviceSettings
+from tenfold.core.types import SamplingParams
+from tenfold.fleet.types import ChatPrompt, GenerateEvent, GenerateRequest, TextPrompt
+
+T = TypeVar("T")
+Messages = list[dict[str, Any]]
+
+
+@dataclass(slots=True)
+class RequestOutput:
+    """What came back for one prompt. ``outputs`` has ``n`` choices."""
+
+    prompt: str | list[int] | Messages
+    reply: Reply
+
+    @property
+    def outputs(self) -> list[Any]:
+        return self.reply.choices
+
+    @property
+    def text(self) -> str:
+        return self.reply.text
+
+
+class LLM:
+    """One or more models, loaded here. Use ``with``, or call ``close``.
+
+    ``models``: catalogue names, paths, or ``name=source``. Further settings are fields of
+    ``DeviceSettings`` (``memory_bytes``, ``threads``, ``policy``, …). Raises what ``tenfold serve``
+    would print.
+    """
+
+    def __init__(self, models: str | Sequence[str], **device: Any) -> None:
+        names = [models] if isinstance(models, str) else list(models)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="tenfold-llm", daemon=True
+        )
+        self._thread.start()
+        self._closed = False
+        try:
+            self.client = self._run(_start(names, DeviceSettings(**device)))
+        except BaseException:
+            self._stop_loop()
+            raise
+        self.model = self._run(self.client.models())[0]
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    # --- calls ----------------------------------------------------------------------------------
+    def generate(
+        self,
+        prompts: str | list[int] | Sequence[str] | Sequence[list[int]],
+        sampling_params: SamplingParams | None = None,
+        *,
+        model: str | None = None,
+    ) -> list[RequestOutput]:
+        """Continue each prompt; all of them run together. Order is kept."""
+        single = isinstance(prompts, str) or (bool(prompts) and isinstance(prompts[0], int))
+        many: list[Any] = [prompts] if single else list(prompts)
+        requests = [
+            ask(model or self.model, TextPrompt(prompt), sampling_params) for prompt in many
+        ]
+        return self._together(many, requests)
+
+    def chat(
+        self,
+        messages: Messages | Sequence[Messages],
+        sampling_params: SamplingParams | None = None,
+        *,
+        model: str | None = None,
+        **prompt: Any,
+    ) -> list[RequestOutput]:
+        """Answer one conversation, or several together."""
+        many: list[Any] = [messages] if isinstance(messages[0], dict) else list(messages)
+        requests = [
+            ask(model or self.model, ChatPrompt(one, **prompt), sampling_params) for one in many
+        ]
+        return self._together(many, requests)
+
+    def _together(self, prompts: list[Any], requests: list[GenerateRequest]) -> list[RequestOutput]:
+        async def gather() -> list[Reply]:
+            return list(await asyncio.gather(*(collect(self.client.stream(r)) for r in requests)))
+
+        replies = self._run(gather())
+        return [RequestOutput(p, reply) for p, reply in zip(prompts, replies, strict=True)]
+
+    def stream(
+        self,
+        prompt: str | list[int] | Messages,
+        sampling_params: SamplingParams | None = None,
+        *,
+        model: str | None = None,
+    ) -> Iterator[GenerateEvent]:
+        """Events as they come. Leaving the loop early cancels the call."""
+        chat = isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], dict)
+        wrapped: Any = ChatPrompt(prompt) if chat else TextPrompt(prompt)  # type: ignore[arg-type]
+        events = self.client.stream(ask(model or self.model, wrapped, sampling_params))
+        try:
+            while True:
+                try:
+                    yield self._run(_next(events))
+                except StopAsyncIteration:
+                    return
+        finally:
+            self._run(_close(events))
+
+    def embed(self, texts: str | Sequence[str], *, model: str | None = None) -> list[list[float]]:
+        """One unit vector a text."""
+        many = [texts] if isinstance(texts, str) else list(texts)
+        return self._run(self.client.embed(model or self.model, many))
+
+    # --- life -----------------------------------------------------------------------------------
+    def close(self) -> None:
+        """Unload everything and end the thread; calling it twice is fine."""
+        if not self._closed:
+            self._closed = True
+            self._run(self.client.close())
+            self._stop_loop()
+
+    def _stop_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+async def _start(names: list[str], device: DeviceSettings) -> InProcessClient:
+    from tenfold.fleet.assemble import find_source
+    from tenfold.fleet.service import Service
+    from tenfold.fleet.workers import InlineWorker
+    from tenfold.scheduling.admission import AdmissionController, Limits
+
+    sources = [find_source(*_split(name)) for name in names]
+    service = Service(
+        [device],
+        sources,
+        admission=AdmissionController(Limits.unbounded()),
+        make_worker=InlineWorker,
+        find_source=find_source,
+    )
+    try:
+        await service.start()
+    except BaseException:
+        await service.close()
+        raise
+    return InProcessClient(service)
+
+
+def _split(name: str) -> tuple[str, str | None]:
+    left, equals, right = name.partition("=")
+    return (left, right) if equals else (name, None)
+
+
+async def _next(events: Any) -> GenerateEvent:
+    event: GenerateEvent = await anext(events)
+    return event
+
+
+async def _close(events: Any) -> None:
+    await events.aclose()
+
+
+__all__ = ["LLM", "Collector", "RequestOutput"]

@@ -1,0 +1,353 @@
+"""Continuous batching for one model: who joins the next step, who goes on, who gives way.
+
+Each step holds the next token of every decoding sequence and, in the time that is left, chunks of
+prompts. Pages are taken when a sequence is admitted (its whole prompt) and as it grows; when none
+are left, cached prefixes go first, then the youngest sequence is preempted and computed again later.
+Integers only: the same object runs over a device and in simulation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from tenfold.core.clock import Clock
+from tenfold.core.errors import ContextTooLong, DeadlineExceeded, OutOfMemory, TenfoldError
+from tenfold.core.messages import RequestFailed, RequestStarted, TokenOutput
+from tenfold.core.settings import DeviceSettings
+from tenfold.core.types import EngineRequest, FinishReason, ModelFacts
+from tenfold.costs.step import StepModel, StepShape
+from tenfold.engine.sequence import Choice, Sequence, Slice, StepPlan, TokenBuffer
+from tenfold.kvcache.cache import KVCache
+from tenfold.kvcache.hashing import block_hashes, extend_hashes
+from tenfold.kvcache.waiting import MatchIndex
+from tenfold.scheduling.base import Policy, Waiting
+from tenfold.scheduling.chunking import chunk_seconds
+
+Reclaim = Callable[[], bool]
+"""Asks the device's other models to give up cached pages; False when they have none to give."""
+
+
+class Batcher:
+    """The scheduler's view of one model instance. Not thread-safe: the engine's thread owns it."""
+
+    def __init__(
+        self,
+        facts: ModelFacts,
+        cache: KVCache,
+        matches: MatchIndex,
+        policy: Policy,
+        steps: StepModel,
+        settings: DeviceSettings,
+        clock: Clock,
+        reclaim: Reclaim,
+    ) -> None:
+        self.facts = facts
+        self.cache = cache
+        self.matches = matches
+        self.policy = policy
+        self.steps = steps
+        self.settings = settings
+        self.clock = clock
+        self.reclaim = reclaim
+        self.running: list[Sequence] = []
+        self.sequences: dict[str, Sequence] = {}
+        self.started: list[RequestStarted] = []
+        self.preemptions = 0
+        self._arrivals = 0
+        self._admissions = 0
+
+    # --- requests come and go -------------------------------------------------------------------
+    def submit(self, request: EngineRequest) -> None:
+        """Queue a request. Raises ContextTooLong or OutOfMemory for one that could never run."""
+        prompt = len(request.prompt)
+        context = self.facts.context_length
+        if prompt >= context:
+            raise ContextTooLong(
+                f"the prompt has {prompt} tokens and {self.facts.name} holds {context} "
+                "with at least one for the answer; shorten the prompt",
+                param="messages",
+            )
+        if not self.cache.can_ever_hold(prompt + 1):
+            raise OutOfMemory(
+                f"the prompt has {prompt} tokens, more than the key-value memory of "
+                f"{self.facts.name} can ever hold; raise the device's memory or shorten the prompt"
+            )
+        wanted = request.sampling.max_tokens
+        limit = context if wanted is None else min(context, prompt + wanted)
+        tokens = TokenBuffer(request.prompt)
+        hashes = block_hashes(tokens.view(), self.settings.block_tokens, request.namespace)
+        self._arrivals += 1
+        waiting = Waiting(
+            id=request.id,
+            client=request.client,
+            prompt_tokens=prompt,
+            arrival=request.arrival,
+            priority=request.priority,
+            deadline=request.deadline,
+            order=self._arrivals,
+            hashes=hashes,
+        )
+        self.sequences[request.id] = Sequence(request, tokens, limit, hashes, waiting)
+        self._enqueue(self.sequences[request.id])
+
+    def _enqueue(self, seq: Sequence) -> None:
+        self.matches.watch(
+            seq.request.id, seq.tokens.view(), seq.hashes, seq.request.namespace
+        )
+        self.policy.add(seq.waiting)
+
+    def _dequeue(self, seq: Sequence) -> None:
+        self.matches.unwatch(seq.request.id)
+        self.policy.remove(seq.waiting)
+
+    def drop(self, request_id: str) -> Sequence | None:
+        """Take a request out, whatever its state; its blocks are free on return."""
+        seq = self.sequences.pop(request_id, None)
+        if seq is None:
+            return None
+        if seq.kv is not None:
+            self._release(seq)
+        else:
+            self._dequeue(seq)
+        if seq.started:
+            self.policy.finished(seq.request.client)
+        return seq
+
+    def _release(self, seq: Sequence) -> None:
+        assert seq.kv is not None
+        self.running.remove(seq)
+        self.cache.close(seq.kv)
+        seq.kv = None
+        seq.computed = 0
+
+    def expire(self, now: float) -> list[RequestFailed]:
+        """Fail the requests whose deadline has passed."""
+        late = [
+            s for s in self.sequences.values() if s.request.deadline and s.request.deadline < now
+        ]
+        return [
+            self._fail(
+                s,
+                DeadlineExceeded(
+                    f"the request's time ran out after {now - s.request.arrival:.1f} s with "
+                    f"{s.generated} tokens generated; raise `timeout` or ask for fewer tokens"
+                ),
+            )
+            for s in late
+        ]
+
+    def _fail(self, seq: Sequence, error: Exception) -> RequestFailed:
+        self.drop(seq.request.id)
+        if isinstance(error, TenfoldError):
+            return RequestFailed(seq.request.id, error.code, error.message, error.param)
+        return RequestFailed(seq.request.id, TenfoldError.code, f"{type(error).__name__}: {error}")
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.sequences)
+
+    # --- deciding a step ------------------------------------------------------------------------
+    def plan(self, peers: int = 1) -> StepPlan | None:
+        """The next step, or None when nothing can run now.
+
+        ``peers``: how many models of the device have work; they share the inter-token target."""
+        self.running.sort(key=lambda s: (s.request.priority, s.admitted))
+        slices = list(self._decodes())
+        shape = _shape(slices)
+        seconds = chunk_seconds(
+            self.steps.predict(shape) if slices else 0.0,
+            target=self._target() / peers,
+            share=self.settings.prefill_share,
+        )
+        room = self.settings.max_step_tokens - len(slices)
+        for piece in self._prefills(shape, seconds, room):
+            slices.append(piece)
+        return StepPlan(slices, _shape(slices)) if slices else None
+
+    def _target(self) -> float:
+        wished = [s.request.itl_target for s in self.running if s.request.itl_target]
+        return min([self.settings.itl_target, *wished]) if wished else self.settings.itl_target
+
+    def _decodes(self) -> Iterator[Slice]:
+        for seq in list(self.running):
+            if seq.kv is None or not seq.decoding:
+                continue
+            while seq.kv is not None and not self._reserve(seq):
+                self.preempt()
+            if seq.kv is not None:
+                yield Slice(seq, seq.computed, 1)
+
+    def _reserve(self, seq: Sequence) -> bool:
+        """Blocks for all of the sequence's tokens, taken from other models' caches if need be."""
+        assert seq.kv is not None
+        while not self.cache.reserve(seq.kv, seq.tokens.length):
+            if not self.reclaim():
+                return False
+        return True
+
+    def preempt(self) -> bool:
+        """Put the youngest sequence of the least urgent class back in the queue; free its blocks."""
+        if not self.running:
+            return False
+        victim = max(self.running, key=lambda s: (s.request.priority, s.admitted))
+        self._release(victim)
+        self.preemptions += 1
+        self.matches.watch(
+            victim.request.id, victim.tokens.view(), victim.hashes, victim.request.namespace
+        )
+        self.policy.preempted(victim.waiting)
+        return True
+
+    def _prefills(self, shape: StepShape, seconds: float, room: int) -> Iterator[Slice]:
+        """Chunks of prompts within ``seconds`` and ``room`` tokens: those begun first, then new ones."""
+        shape = StepShape(**_fields(shape))
+        for seq in self._candidates():
+            chunk = min(
+                seq.tokens.length - seq.computed,
+                room,
+                self.steps.largest_chunk(seconds, shape, seq.computed),
+            )
+            if chunk <= 0:
+                if shape.prefill_tokens or room <= 0:
+                    return
+                # The smallest useful step: time is short, but prompts must not stand still.
+                chunk = min(self.settings.block_tokens, seq.tokens.length - seq.computed)
+            if seq.kv is None and not self._admit(seq):
+                if self.policy.blocking:
+                    return
+                continue
+            chunk = min(chunk, seq.tokens.length - seq.computed)
+            yield Slice(seq, seq.computed, chunk)
+            _add_prefill(shape, chunk, seq.computed)
+            room -= chunk
+
+    def _candidates(self) -> Iterator[Sequence]:
+        for seq in list(self.running):
+            if seq.kv is not None and not seq.decoding:
+                yield seq
+        for waiting in self.policy.candidates(self.clock.now()):
+            if len(self.running) >= self.settings.max_running:
+                return
+            yield self.sequences[waiting.id]
+
+    def _admit(self, seq: Sequence) -> bool:
+        """Take blocks for the whole prompt, and keep one block for each running sequence to grow."""
+        seq.kv = self.cache.open(seq.tokens.view(), seq.hashes, seq.request.namespace)
+        spare = len(self.running) * self.settings.block_tokens
+        if not self._reserve(seq) or self.cache.free_tokens() < spare:
+            self.cache.close(seq.kv)
+            seq.kv = None
+            return False
+        seq.computed = seq.kv.cached_tokens
+        self._dequeue(seq)
+        self._admissions += 1
+        seq.admitted = self._admissions
+        self.running.append(seq)
+        new = max(0, seq.prompt_tokens - max(seq.computed, seq.billed))
+        self.policy.admitted(seq.waiting, new)
+        if not seq.started:
+            seq.started = True
+            self.started.append(
+                RequestStarted(seq.request.id, self.clock.now(), seq.kv.cached_tokens)
+            )
+        return True
+
+    # --- after a step ---------------------------------------------------------------------------
+    def commit(
+        self, plan: StepPlan, choices: list[Choice]
+    ) -> tuple[list[TokenOutput], list[RequestFailed]]:
+        """Book what a step computed: advance caches, append tokens, end what has ended."""
+        outputs: list[TokenOutput] = []
+        failures: list[RequestFailed] = []
+        chosen = iter(choices)
+        decoded: dict[str, int] = {}
+        for piece in plan.slices:
+            seq = piece.seq
+            choice = next(chosen) if piece.samples else None
+            self._advance(seq, piece)
+            if choice is None:
+                continue
+            if choice.error is not None:
+                failures.append(self._fail(seq, choice.error))
+                continue
+            outputs.append(self._append(seq, choice))
+            decoded[seq.request.client] = decoded.get(seq.request.client, 0) + 1
+        if decoded:
+            self.policy.decoded(decoded)
+        return outputs, failures
+
+    def _advance(self, seq: Sequence, piece: Slice) -> None:
+        assert seq.kv is not None
+        seq.computed = piece.start + piece.count
+        prompt_done = min(seq.computed, seq.prompt_tokens)
+        if prompt_done > max(piece.start, seq.billed):
+            self.policy.prefilled(seq.request.client, prompt_done - max(piece.start, seq.billed))
+        seq.billed = max(seq.billed, prompt_done)
+        self.cache.advance(seq.kv, seq.tokens.view(), seq.hashes, seq.computed)
+
+    def _append(self, seq: Sequence, choice: Choice) -> TokenOutput:
+        seq.tokens.append(choice.token)
+        if seq.tokens.length % self.settings.block_tokens == 0:
+            extend_hashes(
+                seq.hashes, seq.tokens.view(), self.settings.block_tokens, seq.request.namespace
+            )
+        finish = choice.finish or self._finish(seq, choice.token)
+        assert seq.kv is not None
+        output = TokenOutput(
+            seq.request.id,
+            [choice.token],
+            finish,
+            [choice.logprob] if choice.logprob else None,
+            seq.kv.cached_tokens if seq.generated == 1 else 0,
+        )
+        if finish:
+            self.drop(seq.request.id)
+        return output
+
+    def _finish(self, seq: Sequence, token: int) -> FinishReason | None:
+        params = seq.request.sampling
+        if seq.generated >= params.min_tokens:
+            if token in params.stop_token_ids:
+                return "stop"
+            if token in self.facts.eos_ids and not params.ignore_eos:
+                return "stop"
+        if seq.tokens.length >= seq.limit or not self.cache.can_ever_hold(seq.tokens.length + 1):
+            return "length"
+        return None
+
+    def fail_blocked(self) -> list[RequestFailed]:
+        """Nothing runs anywhere and still the first request does not fit: it never will."""
+        for waiting in self.policy.candidates(self.clock.now()):
+            seq = self.sequences[waiting.id]
+            error = OutOfMemory(
+                f"{seq.tokens.length} tokens do not fit in the memory that the device has left "
+                f"for {self.facts.name}; unload a model, raise the budget, or shorten the prompt"
+            )
+            return [self._fail(seq, error)]
+        return []
+
+    def fail_plan(self, plan: StepPlan, error: Exception) -> list[RequestFailed]:
+        """The step itself broke: its requests fail, the others go on."""
+        return [self._fail(p.seq, error) for p in plan.slices if p.seq.kv is not None]
+
+
+def _fields(shape: StepShape) -> dict[str, int]:
+    return {name: getattr(shape, name) for name in shape.__slots__}
+
+
+def _shape(slices: list[Slice]) -> StepShape:
+    shape = StepShape()
+    for piece in slices:
+        if piece.count == 1 and piece.seq.decoding:
+            shape.decode_rows += 1
+            shape.decode_context += piece.start + 1
+            shape.sequences += 1
+        else:
+            _add_prefill(shape, piece.count, piece.start)
+    return shape
+
+
+def _add_prefill(shape: StepShape, chunk: int, context: int) -> None:
+    shape.prefill_tokens += chunk
+    shape.prefill_context += chunk * context
+    shape.sequences += 1

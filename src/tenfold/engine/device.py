@@ -1,0 +1,229 @@
+"""A real device: its pool of pages, its kernels, and how a model is loaded onto them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tenfold.core.clock import Clock
+from tenfold.core.errors import ConfigError, OutOfMemory
+from tenfold.core.messages import DeviceStats, LoadModel
+from tenfold.core.settings import DeviceSettings
+from tenfold.core.types import EngineRequest, KVGroup, ModelFacts
+from tenfold.costs.step import StepModel
+from tenfold.engine.batcher import Batcher
+from tenfold.engine.instance import EmbedInstance, GenerateInstance, Instance
+from tenfold.engine.runner import TorchRunner
+from tenfold.engine.sampling import Sampler, SamplerState
+from tenfold.kernels.table import build_kernels
+from tenfold.kvcache.cache import KVCache
+from tenfold.kvcache.waiting import MatchIndex
+from tenfold.memory.backends import open_backend
+from tenfold.memory.pool import PagePool, VirtualRange
+from tenfold.models.loading import LoadedModel, load_model
+from tenfold.scheduling.registry import policies
+
+KV_DTYPE = torch.float32
+
+
+class Device:
+    """One named share of a machine. Models loaded here draw weights and KV from one pool."""
+
+    def __init__(self, settings: DeviceSettings) -> None:
+        self.settings = settings
+        self.name = settings.name
+        self.threads = settings.threads or len(os.sched_getaffinity(0))
+        torch.set_num_threads(1 if settings.native else self.threads)
+        self.kernels = build_kernels(
+            native=None if settings.native else False,
+            mode=settings.kernels_mode,
+            threads=self.threads,
+        )
+        budget = settings.memory_bytes or int(0.6 * available_memory())
+        pages = budget // settings.page_bytes
+        if pages < 1:
+            raise ConfigError(
+                f"{settings.name} has {budget} bytes of memory, less than one page of "
+                f"{settings.page_bytes}; raise device.memory"
+            )
+        self.pool = PagePool(open_backend(settings.backend, settings.page_bytes), pages)
+
+    def capacity_bytes(self) -> int:
+        return self.pool.stats().capacity * self.settings.page_bytes
+
+    def notes(self) -> list[str]:
+        return [self.kernels.describe()]
+
+    def load(
+        self,
+        command: LoadModel,
+        clock: Clock,
+        reclaim: Callable[[], bool],
+        make_room: Callable[[int], bool],
+    ) -> Instance:
+        """Map, fill and wire one model. On any failure all its pages are back."""
+        try:
+            return self._load(command, clock, reclaim, make_room)
+        except BaseException:
+            self.pool.drop_owner(command.name)
+            raise
+
+    def _load(
+        self,
+        command: LoadModel,
+        clock: Clock,
+        reclaim: Callable[[], bool],
+        make_room: Callable[[int], bool],
+    ) -> Instance:
+        name = command.name
+
+        def allocate(nbytes: int) -> Tensor:
+            weights = self.pool.create(name, "weights", nbytes)
+            while not weights.map_all():
+                missing = weights.pages - weights.available()
+                if not make_room(max(1, missing)):
+                    raise OutOfMemory(self._no_room(name, weights))
+            return weights.view((nbytes,), torch.uint8)
+
+        cache_dir = Path(self.settings.cache_dir) if self.settings.cache_dir else None
+        loaded = load_model(
+            Path(command.path), self.kernels, allocate, name=name, cache_dir=cache_dir
+        )
+        facts = loaded.facts
+        if command.options.context_length:
+            facts.context_length = min(facts.context_length, command.options.context_length)
+
+        def free() -> None:
+            self.pool.drop_owner(name)
+
+        if facts.kind == "embed":
+            return EmbedInstance(
+                facts, loaded.model.embed, clock, free, lambda: self._page_counts(name)
+            )
+        return self._generator(command, loaded, clock, reclaim, free)
+
+    def _generator(
+        self,
+        command: LoadModel,
+        loaded: LoadedModel,
+        clock: Clock,
+        reclaim: Callable[[], bool],
+        free: Callable[[], None],
+    ) -> Instance:
+        settings, facts = self.settings, loaded.facts
+        limit = command.options.kv_limit_bytes
+        if limit:
+            weights = self.pool.stats().owners[command.name]
+            self.pool.set_limit(command.name, weights + limit // settings.page_bytes)
+        groups = loaded.model.kv_groups
+        ranges, tensors, capacity = [], [], []
+        for group in groups:
+            space, tensor = self._kv_range(command.name, group, limit)
+            ranges.append(space)
+            tensors.append(tensor)
+            capacity.append(tensor.shape[0])
+        cache = KVCache(
+            groups,
+            ranges,
+            block_tokens=settings.block_tokens,
+            dtype_bytes=KV_DTYPE.itemsize,
+            page_bytes=settings.page_bytes,
+            capacity_blocks=capacity,
+            prefix_cache=settings.prefix_cache,
+        )
+        matches = MatchIndex(cache.tree)
+        policy = policies.get(command.options.policy or settings.policy)(matches)
+        batcher = Batcher(
+            facts, cache, matches, policy, StepModel(), settings, clock, reclaim
+        )
+        runner = TorchRunner(
+            loaded.model, cache, tensors, Sampler(), self._sampler_states(command.path, facts)
+        )
+        return GenerateInstance(
+            facts, batcher, runner, clock, free, lambda: self._page_counts(command.name)
+        )
+
+    def _kv_range(
+        self, name: str, group: KVGroup, limit: int | None
+    ) -> tuple[VirtualRange, Tensor]:
+        """Address space for as many blocks as the budget could ever back, none of it mapped yet."""
+        tokens = self.settings.block_tokens
+        block_bytes = group.block_bytes(tokens, KV_DTYPE.itemsize)
+        budget = min(limit or self.capacity_bytes(), self.capacity_bytes())
+        blocks = budget // block_bytes
+        if blocks < 1:
+            raise OutOfMemory(
+                f"one block of {tokens} tokens of {name} takes {block_bytes} bytes and the device "
+                f"has {budget}; raise device.memory or lower device.block_tokens"
+            )
+        space = self.pool.create(name, f"kv-{group.name}", blocks * block_bytes)
+        shape = (blocks, len(group.layers), 2, group.kv_heads, tokens, group.head_dim)
+        return space, space.view(shape, KV_DTYPE)
+
+    def _sampler_states(
+        self, path: str, facts: ModelFacts
+    ) -> Callable[[EngineRequest], SamplerState]:
+        factory: list[object] = []
+
+        def matcher(request: EngineRequest) -> object | None:
+            if request.sampling.constraint is None:
+                return None
+            from tenfold.text.grammar import GrammarFactory
+            from tenfold.text.tokenizer import load_tokenizer
+
+            if not factory:
+                factory.append(GrammarFactory(load_tokenizer(path)))
+            return factory[0].matcher(request.sampling.constraint)
+
+        def state(request: EngineRequest) -> SamplerState:
+            return SamplerState(
+                request.sampling, request.prompt, facts.vocab_size, facts.eos_ids, matcher(request)
+            )
+
+        return state
+
+    def _no_room(self, name: str, weights: VirtualRange) -> str:
+        page = self.settings.page_bytes
+        stats = self.pool.stats()
+        return (
+            f"{name} needs {weights.pages * page >> 20} MiB for its weights and {self.name} has "
+            f"{(stats.capacity - stats.mapped) * page >> 20} of {stats.capacity * page >> 20} MiB "
+            "left; unload a model or raise device.memory"
+        )
+
+    def _page_counts(self, name: str) -> tuple[int, int]:
+        counts = self.pool.range_pages(name)
+        weights = counts.get("weights", 0)
+        return weights, sum(counts.values()) - weights
+
+    def stats(self, id: str) -> DeviceStats:
+        stats = self.pool.stats()
+        return DeviceStats(
+            id,
+            self.name,
+            self.settings.page_bytes,
+            stats.capacity,
+            stats.mapped,
+            stats.reserved,
+            stats.resident_bytes,
+        )
+
+    def check(self) -> list[str]:
+        return self.pool.check()
+
+    def close(self) -> None:
+        self.pool.close()
+        self.kernels.close()
+
+
+def available_memory() -> int:
+    """Bytes the system could still hand out (MemAvailable)."""
+    with open("/proc/meminfo") as lines:
+        for line in lines:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) << 10
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,257 @@
+"""The loop of one device: commands in, a step of one model at a time, events out.
+
+Several models take turns by the time they have used. The engine owns no thread and no socket: a
+worker process, an in-process thread or a simulation calls ``handle`` and ``step``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Protocol, TypeVar
+
+from tenfold.core.clock import Clock
+from tenfold.core.errors import Conflict, InvalidRequest, ModelNotFound, TenfoldError
+from tenfold.core.messages import (
+    Abort,
+    AskStats,
+    Command,
+    DeviceStats,
+    Embed,
+    Event,
+    Generate,
+    LoadModel,
+    ModelDown,
+    ModelUp,
+    RequestFailed,
+    Shutdown,
+    UnloadModel,
+    WorkerUp,
+)
+from tenfold.engine.instance import EmbedInstance, GenerateInstance, Instance
+from tenfold.scheduling.turns import Turns
+
+log = logging.getLogger("tenfold.engine")
+
+T = TypeVar("T")
+Reclaim = Callable[[int], bool]
+Emit = Callable[[Event], None]
+
+
+class DeviceLike(Protocol):
+    """The memory and kernels of one device, as far as the loop uses them."""
+
+    name: str
+
+    def capacity_bytes(self) -> int: ...
+    def notes(self) -> list[str]: ...
+    def load(
+        self, command: LoadModel, clock: Clock, reclaim: Callable[[], bool], make_room: Reclaim
+    ) -> Instance:
+        """Build an instance. ``reclaim`` may be called from the engine's thread while it steps,
+        ``make_room`` (pages) from the thread that loads."""
+        ...
+
+    def stats(self, id: str) -> DeviceStats: ...
+    def check(self) -> list[str]: ...
+    def close(self) -> None: ...
+
+
+class Engine:
+    """All models of one device. Every method but ``call`` belongs to one thread."""
+
+    def __init__(self, device: DeviceLike, clock: Clock, emit: Emit) -> None:
+        self.device = device
+        self.clock = clock
+        self.emit = emit
+        self.instances: dict[str, Instance] = {}
+        self.turns = Turns()
+        self.loading: set[str] = set()
+        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+
+    def start(self) -> None:
+        device = self.device
+        self.emit(WorkerUp(device.name, os.getpid(), device.capacity_bytes(), device.notes()))
+
+    # --- commands -------------------------------------------------------------------------------
+    def handle(self, command: Command) -> None:
+        """Take one command. A bad one is answered by an event, never by an exception."""
+        match command:
+            case Generate(request):
+                self._guarded(request.id, lambda: self._generate(command))
+            case Embed(id):
+                self._guarded(id, lambda: self._embed(command))
+            case Abort(request_id):
+                for instance in self.instances.values():
+                    if instance.abort(request_id):
+                        break
+            case LoadModel():
+                self._load(command)
+            case UnloadModel(name):
+                self._unload(name)
+            case AskStats(id):
+                self.emit(self._stats(id))
+            case Shutdown():
+                self.close()
+
+    def _guarded(self, request_id: str, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except TenfoldError as error:
+            self.emit(RequestFailed(request_id, error.code, error.message, error.param))
+
+    def _instance(self, name: str) -> Instance:
+        if name not in self.instances:
+            raise ModelNotFound(f"{name} is not loaded on {self.device.name}", param="model")
+        return self.instances[name]
+
+    def _generate(self, command: Generate) -> None:
+        instance = self._instance(command.request.model)
+        if not isinstance(instance, GenerateInstance):
+            raise InvalidRequest(
+                f"{command.request.model} is an embedding model; use /v1/embeddings", param="model"
+            )
+        instance.batcher.submit(command.request)
+
+    def _embed(self, command: Embed) -> None:
+        instance = self._instance(command.model)
+        if not isinstance(instance, EmbedInstance):
+            raise InvalidRequest(
+                f"{command.model} generates text and has no embeddings to serve", param="model"
+            )
+        instance.submit(command)
+
+    # --- models come and go ---------------------------------------------------------------------
+    def _load(self, command: LoadModel) -> None:
+        name = command.name
+        if name in self.instances or name in self.loading:
+            conflict = Conflict(f"{name} is loaded already")
+            self.emit(ModelDown(name, conflict.code, conflict.message))
+            return
+        self.loading.add(name)
+        threading.Thread(
+            target=self._load_aside, args=(command,), name=f"load-{name}", daemon=True
+        ).start()
+
+    def _load_aside(self, command: LoadModel) -> None:
+        """Runs on a thread of its own, so that the other models keep stepping."""
+        name = command.name
+        began = self.clock.now()
+        try:
+            instance = self.device.load(
+                command,
+                self.clock,
+                lambda: self._reclaim(name),
+                lambda pages: self.call(lambda: self._make_room(pages)).result(),
+            )
+        except Exception as error:
+            if not isinstance(error, TenfoldError):
+                log.exception("loading %s failed", name)
+            code = error.code if isinstance(error, TenfoldError) else TenfoldError.code
+            down = ModelDown(name, code, str(error))
+            self.call(lambda: self._loaded(name, None, down))
+            return
+        up = ModelUp(instance.facts, self.clock.now() - began)
+        self.call(lambda: self._loaded(name, instance, up))
+
+    def _loaded(self, name: str, instance: Instance | None, event: Event) -> None:
+        self.loading.discard(name)
+        if instance is not None:
+            self.attach(name, instance)
+        self.emit(event)
+
+    def attach(self, name: str, instance: Instance) -> None:
+        self.instances[name] = instance
+
+    def _unload(self, name: str) -> None:
+        instance = self.instances.pop(name, None)
+        if instance is not None:
+            for event in instance.close():
+                self.emit(event)
+        self.turns.forget(name)
+        self.emit(ModelDown(name))
+
+    def _reclaim(self, asker: str) -> bool:
+        """Free one page's worth of another model's cached prefixes, idle models first."""
+        others = [i for name, i in self.instances.items() if name != asker]
+        others.sort(key=lambda i: i.has_work)
+        return any(instance.give_pages() for instance in others)
+
+    def _make_room(self, pages: int) -> bool:
+        """Free cached pages of any model until ``pages`` could be mapped, as far as that goes."""
+        freed = False
+        for _ in range(pages):
+            if not self._reclaim(""):
+                break
+            freed = True
+        return freed
+
+    def call(self, action: Callable[[], T]) -> Future[T]:
+        """Run something on the engine's thread, from any other."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(action())
+            except Exception as error:
+                future.set_exception(error)
+
+        self._calls.put(run)
+        return future
+
+    # --- stepping -------------------------------------------------------------------------------
+    @property
+    def has_work(self) -> bool:
+        return any(i.has_work for i in self.instances.values()) or not self._calls.empty()
+
+    def step(self) -> bool:
+        """Run one step of the model whose turn it is. False when there was nothing to do."""
+        while not self._calls.empty():
+            self._calls.get()()
+        now = self.clock.now()
+        busy = [name for name, instance in self.instances.items() if instance.has_work]
+        for name in busy:
+            for event in self.instances[name].expire(now):
+                self.emit(event)
+        busy = [name for name in busy if self.instances[name].has_work]
+        if not busy:
+            return False
+        for name in self.turns.order(busy):
+            began = self.clock.now()
+            events = self.instances[name].step(len(busy))
+            if events is None:
+                continue
+            self.turns.spent(name, self.clock.now() - began)
+            for event in events:
+                self.emit(event)
+            return True
+        self._relieve(busy)
+        return True
+
+    def _relieve(self, busy: list[str]) -> None:
+        """Every model waits for pages that another holds: make one of them give way."""
+        for name in busy:
+            for event in self.instances[name].relieve():
+                self.emit(event)
+
+    # --- looking inside -------------------------------------------------------------------------
+    def _stats(self, id: str) -> DeviceStats:
+        stats = self.device.stats(id)
+        stats.models = [instance.stats() for instance in self.instances.values()]
+        if not any(instance.has_work for instance in self.instances.values()):
+            stats.integrity = self.check()
+        return stats
+
+    def check(self) -> list[str]:
+        """Everything that is wrong with pages, blocks and locks; run when idle, and by tests."""
+        faults = [fault for i in self.instances.values() for fault in i.check()]
+        return faults + self.device.check()
+
+    def close(self) -> None:
+        for name in list(self.instances):
+            self._unload(name)
+        self.device.close()

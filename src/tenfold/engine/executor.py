@@ -1,0 +1,26 @@
+"""The seam between deciding a step and computing it.
+
+The scheduler side hands over a plan and gets chosen tokens back. A torch runner computes them on a
+device; a simulated one makes them up and moves a virtual clock. Nothing above this line can tell.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from tenfold.engine.sequence import Choice, StepPlan
+
+
+class Executor(Protocol):
+    """Runs steps of one model instance. One call at a time, from the engine's thread."""
+
+    def execute(self, plan: StepPlan) -> list[Choice]:
+        """One Choice for each slice that samples, in the plan's order.
+
+        Keys and values of every token of the plan are in the cache on return. An exception means
+        that nothing of the plan counts; the engine fails the plan's requests and goes on."""
+        ...
+
+    def forget(self, request_id: str) -> None:
+        """The sequence ended; drop whatever was kept for it."""
+        ...

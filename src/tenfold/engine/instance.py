@@ -1,0 +1,241 @@
+"""One model on one device, ready to step: its pages, its cache, its batcher and its executor.
+
+A generating instance and an encoder answer the same few calls, so the engine's loop treats them
+alike. An instance is a group of ranks of size one here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from torch import Tensor
+
+from tenfold.core.clock import Clock
+from tenfold.core.errors import ContextTooLong, TenfoldError
+from tenfold.core.messages import (
+    Embed,
+    Embedded,
+    Event,
+    ModelStats,
+    RequestFailed,
+    StepDone,
+)
+from tenfold.core.types import ModelFacts
+from tenfold.engine.batcher import Batcher
+from tenfold.engine.executor import Executor
+
+log = logging.getLogger("tenfold.engine")
+
+
+class Instance(Protocol):
+    """What the engine's loop needs of a loaded model."""
+
+    facts: ModelFacts
+
+    @property
+    def has_work(self) -> bool: ...
+
+    def step(self, peers: int) -> list[Event] | None:
+        """Compute one step; None when nothing can run now for want of pages."""
+        ...
+
+    def expire(self, now: float) -> list[Event]: ...
+    def abort(self, request_id: str) -> bool: ...
+    def relieve(self) -> list[Event]:
+        """Nothing on the device can run: give way, or fail the request that can never run."""
+        ...
+
+    def give_pages(self) -> bool:
+        """Free cached pages for another model; False when there are none."""
+        ...
+
+    def stats(self) -> ModelStats: ...
+    def check(self) -> list[str]: ...
+    def close(self) -> list[Event]:
+        """Fail what is left and free everything."""
+        ...
+
+
+class GenerateInstance:
+    """A decoder that serves requests token by token."""
+
+    def __init__(
+        self,
+        facts: ModelFacts,
+        batcher: Batcher,
+        executor: Executor,
+        clock: Clock,
+        free: Callable[[], None],
+        page_counts: Callable[[], tuple[int, int]],
+    ) -> None:
+        self.facts = facts
+        self.batcher = batcher
+        self.executor = executor
+        self.clock = clock
+        self.totals = ModelStats(facts.name, "ready")
+        self._free = free
+        self._page_counts = page_counts
+
+    @property
+    def has_work(self) -> bool:
+        return self.batcher.has_work
+
+    def step(self, peers: int) -> list[Event] | None:
+        plan = self.batcher.plan(peers)
+        if plan is None:
+            return None
+        predicted = self.batcher.steps.predict(plan.shape)
+        began = self.clock.now()
+        failures: list[RequestFailed]
+        try:
+            choices = self.executor.execute(plan)
+        except Exception as error:
+            log.exception("a step of %s failed", self.facts.name)
+            failures = self.batcher.fail_plan(plan, error)
+            return self._close_out([], failures)
+        seconds = self.clock.now() - began
+        self.batcher.steps.observe(plan.shape, seconds)
+        outputs, failures = self.batcher.commit(plan, choices)
+        totals = self.totals
+        totals.steps += 1
+        totals.step_seconds += seconds
+        totals.predicted_seconds += predicted
+        totals.prompt_tokens += plan.shape.prefill_tokens
+        totals.generated_tokens += len(outputs)
+        totals.cached_tokens += sum(s.cached_tokens for s in self.batcher.started)
+        done = StepDone(self.facts.name, self.clock.now(), self.batcher.started, outputs)
+        self.batcher.started = []
+        return self._close_out([done], failures)
+
+    def _close_out(self, events: list[Event], failures: list[RequestFailed]) -> list[Event]:
+        for event in events:
+            for output in event.outputs if isinstance(event, StepDone) else ():
+                if output.finish:
+                    self.executor.forget(output.request_id)
+        for failure in failures:
+            self.executor.forget(failure.request_id)
+        return [*events, *failures]
+
+    def expire(self, now: float) -> list[Event]:
+        return self._close_out([], self.batcher.expire(now))
+
+    def abort(self, request_id: str) -> bool:
+        self.executor.forget(request_id)
+        return self.batcher.drop(request_id) is not None
+
+    def relieve(self) -> list[Event]:
+        if self.batcher.preempt():
+            return []
+        return self._close_out([], self.batcher.fail_blocked())
+
+    def give_pages(self) -> bool:
+        return self.batcher.cache.evict_pages(1) > 0
+
+    def stats(self) -> ModelStats:
+        batcher, totals = self.batcher, self.totals
+        cache = batcher.cache.stats()
+        totals.running = len(batcher.running)
+        waiting = [s for s in batcher.sequences.values() if s.kv is None]
+        totals.waiting = len(waiting)
+        totals.waiting_tokens = sum(s.tokens.length for s in waiting)
+        totals.preemptions = batcher.preemptions
+        totals.kv_blocks_used, totals.kv_blocks_cached = cache.used, cache.cached
+        totals.kv_blocks_total = cache.total
+        totals.weight_pages, totals.kv_pages = self._page_counts()
+        return totals
+
+    def check(self) -> list[str]:
+        return self.batcher.cache.check_integrity()
+
+    def close(self) -> list[Event]:
+        gone = TenfoldError(f"{self.facts.name} was unloaded while the request was in it")
+        failures = [
+            RequestFailed(name, "unavailable", gone.message)
+            for name in list(self.batcher.sequences)
+        ]
+        for failure in failures:
+            self.abort(failure.request_id)
+        self.batcher.cache.evict_all()
+        self._free()
+        return list(failures)
+
+
+class EmbedInstance:
+    """An encoder: every step answers one request, all its texts."""
+
+    def __init__(
+        self,
+        facts: ModelFacts,
+        embed: Callable[[list[list[int]]], Tensor],
+        clock: Clock,
+        free: Callable[[], None],
+        page_counts: Callable[[], tuple[int, int]],
+    ) -> None:
+        self.facts = facts
+        self.embed = embed
+        self.clock = clock
+        self.queue: deque[Embed] = deque()
+        self.totals = ModelStats(facts.name, "ready")
+        self._free = free
+        self._page_counts = page_counts
+
+    def submit(self, command: Embed) -> None:
+        """Raises ContextTooLong for a text longer than the encoder's context."""
+        longest = max(len(prompt) for prompt in command.prompts)
+        if longest > self.facts.context_length:
+            raise ContextTooLong(
+                f"a text has {longest} tokens and {self.facts.name} takes "
+                f"{self.facts.context_length}; shorten it",
+                param="input",
+            )
+        self.queue.append(command)
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.queue)
+
+    def step(self, peers: int) -> list[Event] | None:
+        command = self.queue.popleft()
+        tokens = sum(len(prompt) for prompt in command.prompts)
+        began = self.clock.now()
+        try:
+            vectors = self.embed(command.prompts).tolist()
+        except Exception as error:
+            log.exception("an embedding step of %s failed", self.facts.name)
+            return [RequestFailed(command.id, TenfoldError.code, f"{type(error).__name__}: {error}")]
+        self.totals.steps += 1
+        self.totals.prompt_tokens += tokens
+        self.totals.step_seconds += self.clock.now() - began
+        return [Embedded(command.id, vectors, tokens)]
+
+    def expire(self, now: float) -> list[Event]:
+        return []
+
+    def abort(self, request_id: str) -> bool:
+        before = len(self.queue)
+        self.queue = deque(c for c in self.queue if c.id != request_id)
+        return len(self.queue) < before
+
+    def relieve(self) -> list[Event]:
+        return []
+
+    def give_pages(self) -> bool:
+        return False
+
+    def stats(self) -> ModelStats:
+        self.totals.waiting = len(self.queue)
+        self.totals.weight_pages, self.totals.kv_pages = self._page_counts()
+        return self.totals
+
+    def check(self) -> list[str]:
+        return []
+
+    def close(self) -> list[Event]:
+        message = f"{self.facts.name} was unloaded while the request was in it"
+        failures: list[Event] = [RequestFailed(c.id, "unavailable", message) for c in self.queue]
+        self.queue.clear()
+        self._free()
+        return failures

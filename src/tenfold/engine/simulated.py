@@ -1,0 +1,61 @@
+"""An executor without a device: tokens are made up, time is a cost model's, the clock is virtual.
+
+The loop, the policies, the prefix tree and the page ledger above it are the very objects of the real
+engine, so what is simulated is what ships.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+
+from tenfold.core.clock import VirtualClock
+from tenfold.costs.step import StepModel
+from tenfold.engine.sequence import Choice, Sequence, StepPlan
+
+
+def _counting(seq: Sequence) -> int:
+    """A token that depends only on the sequence's own prompt and position."""
+    return (seq.tokens.length * 31 + int(seq.tokens.view(0, 1)[0])) % 97
+
+
+class SimulatedRunner:
+    """Executor whose step takes ``costs.predict(plan.shape)`` virtual seconds."""
+
+    def __init__(
+        self,
+        clock: VirtualClock,
+        costs: StepModel,
+        next_token: Callable[[Sequence], int] = _counting,
+    ) -> None:
+        self.clock = clock
+        self.costs = costs
+        self.next_token = next_token
+
+    def execute(self, plan: StepPlan) -> list[Choice]:
+        self.clock.advance(self.costs.predict(plan.shape))
+        return [Choice(self.next_token(piece.seq)) for piece in plan.slices if piece.samples]
+
+    def forget(self, request_id: str) -> None:
+        """Nothing is kept per request."""
+
+
+class CountingPages:
+    """Physical pages that are only counted: the page source of a simulated device."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.used = 0
+
+    def map(self, pages: Seq[int]) -> bool:
+        count = len(pages)
+        if self.used + count > self.capacity:
+            return False
+        self.used += count
+        return True
+
+    def unmap(self, pages: Seq[int]) -> None:
+        self.used -= len(pages)
+
+    def available(self) -> int:
+        return self.capacity - self.used

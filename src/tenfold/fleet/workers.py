@@ -1,0 +1,190 @@
+"""Workers as the control plane sees them: something that takes commands and reports events.
+
+A local worker is a process of its own, found dead or alive; an inline one is a thread of this
+process, for Python programs that want no server. Neither knows what a request means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import queue
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, Protocol
+
+from tenfold.core.messages import Command, Event, Shutdown
+from tenfold.core.settings import DeviceSettings
+
+OnEvent = Callable[[Event], None]
+OnExit = Callable[[int], None]
+
+
+class Worker(Protocol):
+    """One device's worker. Callbacks run on the event loop that called ``start``."""
+
+    async def start(self, on_event: OnEvent, on_exit: OnExit) -> None:
+        """Begin. The first event is WorkerUp; ``on_exit`` is called once, with the exit code."""
+        ...
+
+    def send(self, command: Command) -> None:
+        """Queue a command; order is kept. Commands to a dead worker are dropped."""
+        ...
+
+    async def stop(self) -> None:
+        """End the worker and wait until it is gone. ``on_exit`` is not called for it."""
+        ...
+
+
+class LocalWorker:
+    """A worker process on this machine, joined by a ZeroMQ pair socket in a private folder."""
+
+    def __init__(self, settings: DeviceSettings) -> None:
+        self.settings = settings
+        self._process: asyncio.subprocess.Process | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._socket: Any = None
+        self._context: Any = None
+        self._folder = ""
+        self._stopping = False
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    async def start(self, on_event: OnEvent, on_exit: OnExit) -> None:
+        import zmq
+        import zmq.asyncio
+
+        self._folder = tempfile.mkdtemp(prefix="tenfold-")
+        endpoint = f"ipc://{self._folder}/worker"
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.PAIR)
+        self._socket.set_hwm(0)
+        self._socket.bind(endpoint)
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "tenfold.engine.worker",
+            endpoint,
+            stdin=asyncio.subprocess.PIPE,
+            env=self._environment(),
+        )
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(asdict(self.settings)).encode() + b"\n")
+        self._tasks = [
+            asyncio.create_task(self._read(on_event)),
+            asyncio.create_task(self._watch(on_exit)),
+        ]
+
+    def _environment(self) -> dict[str, str]:
+        """The kernels bring their own threads; a second pool would fight them for the cores."""
+        threads = "1" if self.settings.native else str(self.settings.threads or os.cpu_count() or 1)
+        return {"OMP_NUM_THREADS": threads, **os.environ}
+
+    async def _read(self, on_event: OnEvent) -> None:
+        from tenfold.core import wire
+
+        while True:
+            on_event(wire.decode(await self._socket.recv_multipart()))
+
+    async def _watch(self, on_exit: OnExit) -> None:
+        assert self._process is not None
+        code = await self._process.wait()
+        if not self._stopping:
+            await self._close()
+            on_exit(code)
+
+    def send(self, command: Command) -> None:
+        from tenfold.core import wire
+
+        if self._socket is not None and not self._socket.closed:
+            sent = self._socket.send_multipart(wire.encode(command))
+            sent.add_done_callback(lambda f: f.cancelled() or f.exception())
+
+    async def stop(self) -> None:
+        self._stopping = True
+        if self._process is None:
+            return
+        self.send(Shutdown())
+        try:
+            await asyncio.wait_for(self._process.wait(), timeout=5)
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
+        await self._close()
+
+    async def _close(self) -> None:
+        for task in self._tasks:
+            if task is not asyncio.current_task():
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+        self._socket.close(linger=0)
+        self._context.term()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class InlineWorker:
+    """The same engine on a thread of this process. Imports torch when started, not before."""
+
+    def __init__(self, settings: DeviceSettings) -> None:
+        self.settings = settings
+        self._inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    async def start(self, on_event: OnEvent, on_exit: OnExit) -> None:
+        loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(
+            target=self._run, args=(loop, on_event, on_exit), name="tenfold-engine", daemon=True
+        )
+        self._thread.start()
+
+    def _run(self, loop: asyncio.AbstractEventLoop, on_event: OnEvent, on_exit: OnExit) -> None:
+        def post(action: Callable[[Any], None], value: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody listens any more
+                loop.call_soon_threadsafe(action, value)
+
+        try:
+            self._serve(lambda event: post(on_event, event))
+        except Exception as error:
+            import logging
+
+            logging.getLogger("tenfold.engine").exception("the engine stopped: %s", error)
+            post(on_exit, 1)
+
+    def _serve(self, emit: Callable[[Event], None]) -> None:
+        from tenfold.core.clock import SystemClock
+        from tenfold.engine.device import Device
+        from tenfold.engine.engine import Engine
+
+        engine = Engine(Device(self.settings), SystemClock(), emit)
+        engine.start()
+        while True:
+            timeout = 0.0 if engine.has_work else 0.01 if engine.loading else 1.0
+            while True:
+                try:
+                    command = self._inbox.get(block=timeout > 0, timeout=timeout or None)
+                except queue.Empty:
+                    break
+                engine.handle(command)
+                if isinstance(command, Shutdown):
+                    return
+                timeout = 0.0
+            engine.step()
+
+    def send(self, command: Command) -> None:
+        self._inbox.put(command)
+
+    async def stop(self) -> None:
+        if self._thread is not None:
+            self.send(Shutdown())
+            await asyncio.to_thread(self._thread.join, 5)
