@@ -113,9 +113,7 @@ def _rounds(
 ) -> dict[str, Any]:
     found: dict[str, list[Measure]] = {peer.name: [] for peer in peers}
     for round_ in range(rounds + 1):
-        prompts = [
-            [random_.randrange(*_VOCABULARY) for _ in range(prompt)] for _ in range(count)
-        ]
+        prompts = [[random_.randrange(*_VOCABULARY) for _ in range(prompt)] for _ in range(count)]
         for peer in peers if round_ % 2 else reversed(peers):
             one = peer.run(prompts, output)
             if round_:  # the first round warms caches and calibration

@@ -37,7 +37,9 @@ def latency_plot(records: list[Record], path: Path, title: str) -> None:
     times = sorted(t for r in good for t in r.token_times)
     if times:
         seconds = range(int(times[-1]) + 1)
-        right.step(list(seconds), [sum(s <= t < s + 1 for t in times) for s in seconds], where="post")
+        right.step(
+            list(seconds), [sum(s <= t < s + 1 for t in times) for s in seconds], where="post"
+        )
     right.set(xlabel="seconds", ylabel="output tokens a second", ylim=(0, None))
     figure.suptitle(title)
     _save(figure, pyplot, path)

@@ -8,9 +8,9 @@ from typing import Any
 
 import httpx
 
+from tenfold.client.base import Client
 from tenfold.core.errors import TenfoldError, Unavailable, from_code
 from tenfold.core.types import Constraint, SamplingParams, Usage
-from tenfold.client.base import Client
 from tenfold.fleet.types import (
     ChatPrompt,
     ChoiceEnd,

@@ -91,9 +91,7 @@ class Batcher:
         self._enqueue(self.sequences[request.id])
 
     def _enqueue(self, seq: Sequence) -> None:
-        self.matches.watch(
-            seq.request.id, seq.tokens.view(), seq.hashes, seq.request.namespace
-        )
+        self.matches.watch(seq.request.id, seq.tokens.view(), seq.hashes, seq.request.namespace)
         self.policy.add(seq.waiting)
 
     def _dequeue(self, seq: Sequence) -> None:

@@ -137,9 +137,7 @@ class Device:
         )
         matches = MatchIndex(cache.tree)
         policy = policies.get(command.options.policy or settings.policy)(matches)
-        batcher = Batcher(
-            facts, cache, matches, policy, StepModel(), settings, clock, reclaim
-        )
+        batcher = Batcher(facts, cache, matches, policy, StepModel(), settings, clock, reclaim)
         runner = TorchRunner(
             loaded.model, cache, tensors, Sampler(), self._sampler_states(command.path, facts)
         )

@@ -205,7 +205,9 @@ class EmbedInstance:
             vectors = self.embed(command.prompts).tolist()
         except Exception as error:
             log.exception("an embedding step of %s failed", self.facts.name)
-            return [RequestFailed(command.id, TenfoldError.code, f"{type(error).__name__}: {error}")]
+            return [
+                RequestFailed(command.id, TenfoldError.code, f"{type(error).__name__}: {error}")
+            ]
         self.totals.steps += 1
         self.totals.prompt_tokens += tokens
         self.totals.step_seconds += self.clock.now() - began

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from tenfold.core.types import FinishReason, SamplingParams, TokenLogprob
 from tenfold.core.messages import TokenOutput
+from tenfold.core.types import FinishReason, SamplingParams, TokenLogprob
 from tenfold.fleet.types import (
     ChatPrompt,
     ChoiceEnd,

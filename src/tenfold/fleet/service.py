@@ -351,9 +351,7 @@ class Service:
                 raise
         parts = {f"r{next(self._ids)}": i for i in range(count)}
         requests = [self._engine_request(request, prompt, began, id, i) for id, i in parts.items()]
-        call = _Call(
-            request, prompt, began, parts, asyncio.Queue(), entry.supervisor, requests
-        )
+        call = _Call(request, prompt, began, parts, asyncio.Queue(), entry.supervisor, requests)
         self._calls.update(dict.fromkeys(parts, call))
         return call
 
@@ -464,9 +462,7 @@ class Service:
             return
         del call.parts[id]
         self._calls.pop(id, None)
-        self.admission.gone(
-            call.request.client, len(call.prompt), queued=id not in call.started
-        )
+        self.admission.gone(call.request.client, len(call.prompt), queued=id not in call.started)
         if aborted:
             call.supervisor.send(Abort(id))
 

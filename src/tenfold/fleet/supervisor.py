@@ -97,7 +97,9 @@ class Supervisor:
             answer.cancel()
         if self._failures >= GIVE_UP_LOADING:
             for name in list(self._outcomes):
-                message = f"the worker of {self.name} ended {self._failures} times while loading {name}"
+                message = (
+                    f"the worker of {self.name} ended {self._failures} times while loading {name}"
+                )
                 self._settle(name, None, Unavailable(message))
         self._on_lost(self.name)
         self._restart = asyncio.create_task(self._come_back())

@@ -72,9 +72,7 @@ class LlamaCpp:
             tokens.append(self._best(len(piece) - 1))
             times.append([time.perf_counter() - began])
         for step in range(output - 1):
-            self._decode(
-                [(t, len(prompts[s]) + step, s, True) for s, t in enumerate(tokens)]
-            )
+            self._decode([(t, len(prompts[s]) + step, s, True) for s, t in enumerate(tokens)])
             tokens = [self._best(row) for row in range(len(tokens))]
             now = time.perf_counter() - began
             for row in times:

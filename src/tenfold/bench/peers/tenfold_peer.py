@@ -23,7 +23,9 @@ from tenfold.fleet.workers import LocalWorker
 from tenfold.scheduling.admission import AdmissionController, Limits
 
 
-async def _one(client: InProcessClient, prompt: list[int], output: int, began: float) -> list[float]:
+async def _one(
+    client: InProcessClient, prompt: list[int], output: int, began: float
+) -> list[float]:
     sampling = SamplingParams(max_tokens=output, temperature=0.0, ignore_eos=True)
     times = []
     async for event in client.stream(ask("model", TextPrompt(prompt), sampling)):
