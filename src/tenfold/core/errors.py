@@ -15,6 +15,7 @@
     ├── DeadlineExceeded 504          the request's own deadline passed
     ├── WorkerLost 502                the worker died after the request had sent a token
     ├── OutOfMemory 507               the pool's budget cannot hold what was asked
+    ├── DeviceError 500               a device's driver refused a call, or lost the device
     └── ConfigError / ModelFileError / PullError   exit code 2; a file or setting is unusable
 
 A message says what happened, with the values, and what to change. Knows nothing of HTTP bodies.
@@ -107,6 +108,10 @@ class DeadlineExceeded(TenfoldError):
 class OutOfMemory(TenfoldError):
     status = 507
     code = "out_of_memory"
+
+
+class DeviceError(TenfoldError):
+    code = "device_error"
 
 
 class ConfigError(TenfoldError):

@@ -6,8 +6,9 @@ memory (2 MiB by default). Offsets and counts are in pages unless a name says by
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor, dtype
 
@@ -21,10 +22,17 @@ class Reservation:
     page_bytes: int
 
 
+class Census(NamedTuple):
+    """Physical bytes at one moment: all that a backend holds, and what each reservation holds."""
+
+    total: int
+    spaces: list[int]
+
+
 class PageBackend(Protocol):
     """Address space and physical pages of one device. Not thread-safe: the pool's lock guards it.
 
-    Reading an unmapped page of a reservation yields zeros (or garbage that is no other model's data)
+    Reading an unmapped page of a reservation yields zeros (or garbage that is no other model's)
     and never faults. A freshly mapped page reads zero.
     """
 
@@ -41,14 +49,23 @@ class PageBackend(Protocol):
         ...
 
     def unmap(self, space: Reservation, first: int, count: int) -> None:
-        """Give the physical memory of these mapped pages back to the operating system."""
+        """Give the physical memory of these mapped pages back to the operating system.
+
+        Raises OutOfMemory, with nothing unmapped, where splitting the mapping would pass the
+        system's limit on mappings (``memfd`` only)."""
+        ...
+
+    def zero(self, space: Reservation, first: int, count: int) -> None:
+        """Overwrite these mapped pages with zeros."""
         ...
 
     def release(self, space: Reservation) -> None:
         """Give back the address space, and whatever is still mapped in it."""
         ...
 
-    def tensor(self, space: Reservation, offset: int, shape: tuple[int, ...], kind: dtype) -> Tensor:
+    def tensor(
+        self, space: Reservation, offset: int, shape: tuple[int, ...], kind: dtype
+    ) -> Tensor:
         """An ordinary tensor over the bytes from ``offset`` (in bytes). It does not own them."""
         ...
 
@@ -58,4 +75,21 @@ class PageBackend(Protocol):
 
     def total_resident_bytes(self) -> int:
         """Physical bytes this backend holds in all, by the operating system's own count."""
+        ...
+
+    def census(self, spaces: Sequence[Reservation]) -> Census:
+        """Both counts at once, from one look at the operating system's books."""
+        ...
+
+    @property
+    def spare_pages(self) -> int:
+        """Pages held that back no address; ``map`` uses them first. Part of the total count."""
+        ...
+
+    def trim(self, keep: int) -> None:
+        """Give spare pages back until at most ``keep`` are left."""
+        ...
+
+    def close(self) -> None:
+        """Give everything back. The backend is not usable afterwards."""
         ...
