@@ -1,0 +1,279 @@
+"""What the pool promises, one promise a test; each pool is checked against the system at the end."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from tenfold.core.errors import ConfigError, Conflict, OutOfMemory
+from tenfold.kvcache.base import PageSource
+from tenfold.memory.backends import open_backend
+from tenfold.memory.linux import Kernel
+from tenfold.memory.pool import PagePool
+from tenfold.memory.ranges import Run, runs
+
+SMALL = 64 << 10  # as make_pool's pages
+
+
+def bytes_of(vrange):
+    return vrange.view((vrange.pages * SMALL,), torch.uint8)
+
+
+def test_runs_puts_neighbours_together():
+    assert list(runs([7, 3, 4, 9, 5])) == [Run(3, 3), Run(7, 1), Run(9, 1)]
+    assert list(runs([])) == []
+    assert list(Run(3, 2).pages()) == [3, 4]
+
+
+def test_a_range_is_a_page_source(make_pool):
+    source: PageSource = make_pool(8).create("m", "kv", 6 * SMALL)
+    assert source.available() == 6
+    assert source.map([0, 5])
+    source.unmap([5])
+    assert source.available() == 5
+
+
+def test_the_capacity_holds_all_or_nothing(make_pool):
+    pool = make_pool(4)
+    one, two = pool.create("a", "w", 8 * SMALL), pool.create("b", "w", 8 * SMALL)
+    assert one.map([0, 1, 2])
+    assert not two.map([0, 1])
+    assert two.refusal == "the pool has 1 of 4 pages left; 2 asked"
+    assert (two.mapped_pages, two.resident_bytes(), two.available()) == (0, 0, 1)
+    one.unmap([1])
+    assert two.map([0, 1]) and two.refusal == ""
+
+
+def test_limits_hold_and_may_be_lowered_below_use(make_pool):
+    pool = make_pool(16)
+    one = pool.create("a", "w", 8 * SMALL)
+    two = pool.create("a", "kv", 8 * SMALL)
+    pool.set_limit("a", 4)
+    assert one.map([0, 1, 2]) and not two.map([0, 1])
+    assert two.refusal == "'a' has 3 pages of its limit of 4; 2 more asked"
+    assert two.map([7]) and two.available() == 0
+    pool.set_limit("a", 2)  # what is there stays
+    assert one.mapped_pages == 3 and not one.map([5])
+    one.unmap([0, 1])
+    assert not one.map([5])
+    one.unmap([2])
+    assert one.map([5])
+    pool.set_limit("a", None)
+    assert one.available() == 7
+    pool.set_limit("elsewhere", 0)
+    with pytest.raises(ConfigError):
+        pool.set_limit("a", -1)
+
+
+def test_another_models_bytes_are_never_seen(make_pool):
+    pool = make_pool(4, reserve_pages=4)
+    one, two = pool.create("a", "kv", 4 * SMALL), pool.create("b", "kv", 4 * SMALL)
+    assert one.map_all()
+    bytes_of(one).fill_(0x5A)
+    one.unmap([0, 2, 3])
+    assert two.map([1, 2, 3])
+    assert not bytes_of(two).any()
+    bytes_of(two)[SMALL : 2 * SMALL].fill_(0x33)
+    assert bytes_of(one)[SMALL : 2 * SMALL].unique().tolist() == [0x5A]
+
+
+def test_reserved_pages_stay_in_memory_and_read_zero_when_handed_out_again(make_pool):
+    pool = make_pool(8, reserve_pages=2)
+    one = pool.create("a", "kv", 8 * SMALL)
+    assert one.map(range(5))
+    bytes_of(one)[: 5 * SMALL].fill_(1)
+    one.unmap([0, 1, 2, 3])
+    assert (pool.stats().mapped, pool.stats().reserved) == (1, 2)
+    assert one.resident_bytes() == 3 * SMALL
+    assert pool.check() == []
+    assert one.map([0, 1, 2, 3])
+    assert not bytes_of(one)[: 4 * SMALL].any()
+    assert pool.stats().reserved == 0
+
+
+def test_reserved_pages_yield_to_whoever_maps(make_pool):
+    pool = make_pool(6, reserve_pages=6)
+    one, two = pool.create("a", "kv", 6 * SMALL), pool.create("b", "kv", 6 * SMALL)
+    assert one.map_all()
+    one.unmap([0, 1, 2, 3])
+    assert two.available() == 4 and pool.stats().reserved == 4
+    assert two.map([0, 1, 2])
+    assert (pool.stats().mapped, pool.stats().reserved) == (5, 1)
+    assert one.map([3]) and pool.check() == []
+    pool.reserve(0)
+    assert pool.stats().reserved == 0
+
+
+def test_resize(make_pool):
+    pool = make_pool(6, reserve_pages=6)
+    one = pool.create("a", "kv", 6 * SMALL)
+    assert one.map_all()
+    one.unmap([0, 1, 2])
+    with pytest.raises(OutOfMemory, match="to 2 pages: 6 are in use"):
+        pool.resize(2)
+    assert one.map([0]) and pool.stats().capacity == 6
+    pool.resize(4)
+    assert (pool.stats().capacity, pool.stats().reserved) == (4, 0)
+    assert not one.map([1])
+    pool.resize(5)
+    assert one.map([1])
+    with pytest.raises(ConfigError):
+        pool.resize(0)
+
+
+def test_a_crashed_owner_leaves_nothing(make_pool):
+    pool = make_pool(8, reserve_pages=1)
+    lost = [pool.create("lost", name, 4 * SMALL) for name in ("w", "kv")]
+    kept = pool.create("kept", "kv", 4 * SMALL)
+    pool.set_limit("lost", 8)
+    assert all(one.map([0, 1]) for one in [*lost, kept])
+    lost[0].unmap([1])
+    pool.drop_owner("lost")
+    pool.drop_owner("never seen")
+    assert (pool.stats().mapped, pool.stats().reserved) == (2, 0)
+    assert list(pool.stats().owners) == ["kept"]
+    assert kept.map([2, 3]) and pool.check() == []
+    with pytest.raises(Conflict, match="lost/w is closed"):
+        lost[0].map([0])
+    assert lost[0].resident_bytes() == 0 and lost[0].available() == 0
+    lost[0].close()  # twice is fine
+    assert pool.create("lost", "w", SMALL).map([0])
+
+
+def test_misuse_is_refused_and_changes_nothing(make_pool):
+    pool = make_pool(8)
+    one = pool.create("a", "kv", 3 * SMALL + 1)
+    assert one.pages == 4
+    assert one.map([1])
+    for call, pages, words in [
+        (one.map, [0, 1], "page 1 of a/kv is already mapped"),
+        (one.unmap, [1, 0], "page 0 of a/kv is not mapped"),
+        (one.map, [0, 0], "named twice"),
+        (one.map, [4], "page 4 is outside"),
+        (one.unmap, [-1], "page -1 is outside"),
+    ]:
+        with pytest.raises(Conflict, match=words):
+            call(pages)
+    assert one.mapped_pages == 1
+    with pytest.raises(Conflict, match="already has a range 'kv'"):
+        pool.create("a", "kv", SMALL)
+    with pytest.raises(ConfigError, match="0 bytes"):
+        pool.create("a", "w", 0)
+    with pytest.raises(Conflict, match="does not lie"):
+        one.view((5, SMALL), torch.uint8)
+    assert one.map([]) and one.mapped_pages == 1
+
+
+def test_adjacent_pages_are_one_call(make_pool, monkeypatch):
+    pool = make_pool(16)
+    one = pool.create("a", "kv", 16 * SMALL)
+    calls = []
+    real = pool.backend.map
+
+    def spy(space, first, count):
+        calls.append((first, count))
+        real(space, first, count)
+
+    monkeypatch.setattr(pool.backend, "map", spy)
+    assert one.map([5, 3, 4, 9, 8])
+    assert calls == [(3, 3), (8, 2)]
+
+
+def test_no_memory_half_way_gives_back_the_first_half(make_pool, monkeypatch):
+    pool = make_pool(16)
+    one = pool.create("a", "kv", 16 * SMALL)
+    real = pool.backend.map
+
+    def fail_at_eight(space, first, count):
+        if first == 8:
+            raise OutOfMemory("the system has no memory")
+        real(space, first, count)
+
+    monkeypatch.setattr(pool.backend, "map", fail_at_eight)
+    assert not one.map([2, 3, 8, 9])
+    assert one.refusal == "the system has no memory"
+    assert one.mapped_pages == 0 and pool.check() == []
+
+
+def test_pages_that_cannot_be_split_off_stay_reserved():
+    class Crowded(Kernel):
+        limit = 65530
+
+        def max_map_count(self) -> int:
+            return self.limit
+
+    kernel = Crowded()
+    pool = PagePool(open_backend("memfd", SMALL, kernel=kernel), 10)
+    one, two = pool.create("a", "kv", 10 * SMALL), pool.create("b", "kv", 4 * SMALL)
+    assert one.map_all()
+    kernel.limit = 2 * (kernel.mapping_count() + 1)
+    one.unmap([5])
+    assert (pool.stats().mapped, pool.stats().reserved) == (9, 1)
+    assert pool.check() == []
+    assert not two.map([0]) and "too many memory mappings" in two.refusal
+    with pytest.raises(OutOfMemory):
+        pool.resize(9)
+    kernel.limit = 65530
+    assert two.map([0]) and pool.check() == []
+    pool.close()
+
+
+def test_check_reports_memory_the_pool_does_not_know():
+    pool = PagePool(open_backend("anon", SMALL), 8)
+    one = pool.create("a", "kv", 4 * SMALL)
+    assert one.map([0])
+    bytes_of(one)[SMALL] = 1  # a stray write where nothing is mapped
+    found = pool.check()
+    assert len(found) == 2
+    assert "the system counts 69632" in found[0] and found[1].startswith("a/kv: ledger holds 65536")
+    pool._mapped += 1
+    assert any("not by the ranges" in line for line in pool.check())
+    pool._mapped -= 1
+    pool.close()
+
+
+def test_stats(make_pool):
+    pool = make_pool(16)
+    one = pool.create("a", "kv", 5 * SMALL)
+    pool.create("b", "kv", 2 * SMALL)
+    pool.set_limit("b", 3)
+    assert one.map([0, 4])
+    stats = pool.stats()
+    assert (stats.page_bytes, stats.capacity, stats.virtual) == (SMALL, 16, 7)
+    assert (stats.owners["a"].mapped, stats.owners["a"].virtual) == (2, 5)
+    assert (stats.owners["b"].mapped, stats.owners["b"].limit) == (0, 3)
+
+
+def test_a_pool_needs_a_page(make_pool):
+    with pytest.raises(ConfigError, match="at least one"):
+        make_pool(0)
+
+
+def test_threads_share_a_pool(make_pool):
+    pool = make_pool(12, reserve_pages=2)
+    clashes = []
+
+    def work(owner: str) -> None:
+        vrange = pool.create(owner, "kv", 6 * SMALL)
+        view = bytes_of(vrange).view(6, SMALL)
+        mark = ord(owner)
+        for turn in range(60):
+            pages = [turn % 6, (turn + 3) % 6]
+            if vrange.map(pages):
+                if view[pages].any():
+                    clashes.append(f"{owner} saw old bytes")
+                view[pages[0]], view[pages[1]] = mark, mark
+                if (view[pages] != mark).any():
+                    clashes.append(f"{owner} lost its bytes")
+                vrange.unmap(pages)
+        vrange.close()
+
+    threads = [threading.Thread(target=work, args=(owner,)) for owner in "abcdefgh"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert clashes == []
+    assert pool.stats().mapped == 0

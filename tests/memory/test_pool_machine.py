@@ -1,0 +1,186 @@
+"""Random lives of a pool against a plain model of it, with the kernel's count after every step.
+
+Every step ends by reading every page of every range through ordinary tensors: mapped pages hold
+what their owner wrote (zeros at first), unmapped ones never fault and cost nothing to read.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from tenfold.core.errors import OutOfMemory
+from tenfold.memory.backends import open_backend
+from tenfold.memory.pool import PagePool
+
+OWNERS = ("ada", "bob", "cyd")
+SYSTEM_PAGE = 4096
+
+
+class PoolMachine(RuleBasedStateMachine):
+    """``values[owner, name][page]`` is the byte its owner last wrote there; absent: not mapped."""
+
+    backend_name = "anon"
+    page_bytes = 64 << 10
+
+    @initialize(capacity=st.integers(1, 20), reserve=st.integers(0, 6))
+    def start(self, capacity: int, reserve: int) -> None:
+        self.pool = PagePool(open_backend(self.backend_name, self.page_bytes), capacity, reserve)
+        self.capacity = capacity
+        self.high_water = reserve
+        self.limits: dict[str, int] = {}
+        self.ranges: dict = {}
+        self.views: dict = {}
+        self.values: dict = {}
+        self.stamp = 0
+
+    def mapped(self, owner: str | None = None) -> int:
+        return sum(len(v) for key, v in self.values.items() if owner in (None, key[0]))
+
+    def pick(self, data, wanted: bool = False) -> tuple:
+        keys = sorted(key for key in self.ranges if self.values[key] or not wanted)
+        return data.draw(st.sampled_from(keys))
+
+    @rule(owner=st.sampled_from(OWNERS), name=st.sampled_from(["w", "kv"]), pages=st.integers(1, 9))
+    def create(self, owner: str, name: str, pages: int) -> None:
+        if (owner, name) in self.ranges:
+            return
+        vrange = self.pool.create(owner, name, pages * self.page_bytes)
+        self.ranges[owner, name] = vrange
+        self.values[owner, name] = {}
+        per_page = self.page_bytes // SYSTEM_PAGE
+        whole = vrange.view((pages, per_page, SYSTEM_PAGE), torch.uint8)
+        self.views[owner, name] = whole[:, :, ::1024]
+
+    @precondition(lambda self: self.ranges)
+    @rule(data=st.data())
+    def map(self, data) -> None:
+        key = self.pick(data)
+        free = [p for p in range(self.ranges[key].pages) if p not in self.values[key]]
+        pages = data.draw(st.lists(st.sampled_from(free), unique=True)) if free else []
+        room = self.capacity - self.mapped()
+        room = min(room, self.limits.get(key[0], 99) - self.mapped(key[0]))
+        fits = not pages or len(pages) <= room
+        assert self.ranges[key].available() == max(0, min(room, len(free)))
+        if not pages:
+            return
+        assert self.ranges[key].map(pages) is fits
+        assert bool(self.ranges[key].refusal) is not fits
+        if fits:
+            self.values[key].update((page, 0) for page in pages)
+
+    @precondition(lambda self: any(self.values.values()))
+    @rule(data=st.data())
+    def write(self, data) -> None:
+        key = self.pick(data, wanted=True)
+        for page in data.draw(st.sets(st.sampled_from(sorted(self.values[key])))):
+            self.stamp = self.stamp % 255 + 1
+            self.views[key][page].fill_(self.stamp)
+            self.values[key][page] = self.stamp
+
+    @precondition(lambda self: any(self.values.values()))
+    @rule(data=st.data())
+    def unmap(self, data) -> None:
+        key = self.pick(data, wanted=True)
+        mapped = st.sampled_from(sorted(self.values[key]))
+        pages = data.draw(st.lists(mapped, unique=True, min_size=1))
+        self.ranges[key].unmap(pages)
+        for page in pages:
+            del self.values[key][page]
+
+    @rule(owner=st.sampled_from(OWNERS), limit=st.none() | st.integers(0, 12))
+    def limit(self, owner: str, limit: int | None) -> None:
+        self.pool.set_limit(owner, limit)
+        self.limits.pop(owner, None)
+        if limit is not None:
+            self.limits[owner] = limit
+
+    @rule(capacity=st.integers(1, 24))
+    def resize(self, capacity: int) -> None:
+        try:
+            self.pool.resize(capacity)
+        except OutOfMemory:
+            assert self.mapped() > capacity
+        else:
+            assert self.mapped() <= capacity
+            self.capacity = capacity
+
+    @rule(pages=st.integers(0, 8))
+    def reserve(self, pages: int) -> None:
+        self.pool.reserve(pages)
+        self.high_water = pages
+
+    @rule(owner=st.sampled_from(OWNERS))
+    def crash(self, owner: str) -> None:
+        self.pool.drop_owner(owner)
+        self.limits.pop(owner, None)
+        for key in [key for key in self.ranges if key[0] == owner]:
+            self.forget(key)
+
+    @precondition(lambda self: self.ranges)
+    @rule(data=st.data())
+    def close(self, data) -> None:
+        key = self.pick(data)
+        self.ranges[key].close()
+        self.forget(key)
+
+    def forget(self, key: tuple) -> None:
+        assert not self.views.pop(key).any()  # a late reader sees zeros
+        del self.ranges[key], self.values[key]
+
+    @invariant()
+    def every_page_reads_as_its_owner_left_it(self) -> None:
+        for key, view in self.views.items():
+            low, high = view.amin(dim=(1, 2)).tolist(), view.amax(dim=(1, 2)).tolist()
+            for page, value in self.values[key].items():
+                assert (low[page], high[page]) == (value, value), (key, page)
+
+    @invariant()
+    def ledger_and_system_agree(self) -> None:
+        assert self.pool.check() == []
+        stats = self.pool.stats()
+        assert stats.mapped == self.mapped()
+        assert stats.reserved <= self.high_water
+        assert stats.mapped + stats.reserved <= self.capacity == stats.capacity
+
+    def teardown(self) -> None:
+        if hasattr(self, "pool"):
+            self.pool.close()
+            assert self.pool.backend.total_resident_bytes() == 0
+
+
+def live(name: str, page_bytes: int, examples: int, steps: int) -> None:
+    machine = type("Machine", (PoolMachine,), {"backend_name": name, "page_bytes": page_bytes})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+@pytest.mark.parametrize("name", ["anon", "memfd"])
+@pytest.mark.parametrize(("page_bytes", "examples"), [(64 << 10, 40), (2 << 20, 15)])
+def test_random_lives(name: str, page_bytes: int, examples: int) -> None:
+    live(name, page_bytes, examples, steps=25)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["anon", "memfd"])
+@pytest.mark.parametrize("page_bytes", [4 << 10, 64 << 10, 256 << 10, 2 << 20])
+def test_many_random_lives(name: str, page_bytes: int) -> None:
+    live(name, page_bytes, examples=60, steps=50)
