@@ -1,7 +1,7 @@
 """The one table of metric names: what ``/metrics`` shows, with labels and the vLLM name of equals.
 
-Plain data: documentation, dashboards and the exporter read it. Knows nothing of Prometheus' library.
-A vLLM name is given only where the meaning is the same; ``metrics.compat = "vllm"`` emits those too.
+Plain data for documentation, dashboards and the exporter; knows nothing of Prometheus' library. A
+vLLM name is given only where the meaning is the same; ``metrics.compat = "vllm"`` emits those too.
 """
 
 from __future__ import annotations

@@ -1,0 +1,88 @@
+"""What the HTTP face needs from below: the fleet's service, or a fake one in tests.
+
+Knows nothing of HTTP. Methods that are not ``async`` must answer from memory: they are called on
+the event loop, except ``tokenize``, ``detokenize``, ``token_text`` and ``render``, which may also
+be called from a worker thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from tenfold.core.messages import DeviceStats
+from tenfold.fleet.types import (
+    ChatPrompt,
+    EmbedResult,
+    GenerateEvent,
+    GenerateRequest,
+    ModelStatus,
+    RequestInfo,
+)
+
+
+class Backend(Protocol):
+    """The seam between the HTTP face and whatever serves models.
+
+    Every refusal is a TenfoldError: its status and code become the HTTP answer. Any other
+    exception is a bug and becomes a 500.
+    """
+
+    def accepting(self) -> bool:
+        """False while draining, or before the first model is ready."""
+        ...
+
+    def ready(self) -> bool:
+        """True when a request would succeed now."""
+        ...
+
+    def models(self) -> list[ModelStatus]: ...
+
+    def status(self, name: str) -> ModelStatus:
+        """Raises ModelNotFound, whose message lists what is served."""
+        ...
+
+    def generate(self, request: GenerateRequest) -> AsyncIterator[GenerateEvent]:
+        """An async generator of what is made: deltas, one ChoiceEnd a choice, one Finished last.
+
+        Validation and admission errors are raised from the first ``__anext__``. Closing the
+        generator (``aclose``, or cancelling the task that reads it) aborts the request and frees
+        its blocks.
+        """
+        ...
+
+    async def embed(
+        self, model: str, inputs: list[str] | list[list[int]], client: str
+    ) -> EmbedResult: ...
+
+    def tokenize(self, model: str, text: str, *, special: bool = True) -> list[int]:
+        """``special``: add the tokens the model wants at the start (BOS)."""
+        ...
+
+    def render(self, model: str, prompt: ChatPrompt) -> str:
+        """The conversation as text, by the model's own template."""
+        ...
+
+    def detokenize(self, model: str, ids: list[int]) -> str: ...
+
+    def token_text(self, model: str, id: int) -> str: ...
+
+    async def load(self, name: str, source: str | None = None) -> ModelStatus:
+        """Loading what is loaded already returns its status."""
+        ...
+
+    async def unload(self, name: str, force: bool = False) -> None:
+        """Raises Conflict while requests run or the model is pinned, unless forced."""
+        ...
+
+    def pin(self, name: str, pinned: bool) -> ModelStatus: ...
+
+    async def drain(self) -> None:
+        """Stop admitting; returns when running requests are done."""
+        ...
+
+    async def stats(self) -> list[DeviceStats]: ...
+
+    def queue(self) -> list[RequestInfo]:
+        """Live requests."""
+        ...

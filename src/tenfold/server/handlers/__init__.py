@@ -1,0 +1,1 @@
+"""The endpoints, one file per kind: thin functions from a checked body to an answer."""

@@ -1,0 +1,109 @@
+"""GET /v1/status: the whole server at a glance, for the dashboard."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from tenfold.core.messages import DeviceStats, ModelStats
+from tenfold.fleet.types import ModelStatus, RequestInfo
+from tenfold.server.auth import Caller
+from tenfold.server.clients import ClientTotals
+from tenfold.server.errors import Json
+from tenfold.server.handlers.docs import reading
+from tenfold.server.protocol.status import StatusReply
+from tenfold.server.state import ServerState, state_of
+from tenfold.server.version import version
+
+OTHERS = "(other clients)"
+MAX_ROWS = 200
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/v1/status", response_model=StatusReply, responses=reading())
+async def status(request: Request) -> Response:
+    """Models, pages, queue and clients. With API keys, other clients' names and ids are hidden."""
+    state = state_of(request)
+    caller: Caller = request.scope["state"]["caller"]
+    hides = bool(state.settings.keys) and not caller.admin
+    return Json(await _report(state, caller.name if hides else None))
+
+
+async def _report(state: ServerState, only: str | None) -> dict[str, Any]:
+    devices = await state.stats.get()
+    loads = {model.name: model for device in devices for model in device.models}
+    live = [_masked(info, only) for info in state.backend.queue()]
+    now = state.clock.now()
+    return {
+        "version": version(),
+        "ready": state.ready(),
+        "draining": state.draining,
+        "now": now,
+        "uptime": now - state.started,
+        "generated_tokens": sum(model.generated_tokens for model in loads.values()),
+        "models": [_model(each, loads.get(each.name)) for each in state.backend.models()],
+        "devices": [_device(device) for device in devices],
+        "queue": live[:MAX_ROWS],
+        "clients": _clients(state.book.lines(), live, only),
+    }
+
+
+def _masked(info: RequestInfo, only: str | None) -> dict[str, Any]:
+    shown = asdict(info)
+    if only is not None and info.client != only:
+        shown |= {"client": OTHERS, "id": ""}
+    return shown
+
+
+def _model(status: ModelStatus, load: ModelStats | None) -> dict[str, Any]:
+    load = load or ModelStats(status.name, status.state)
+    facts = status.facts
+    return {
+        "name": status.name,
+        "state": status.state,
+        "kind": facts.kind if facts else None,
+        "device": status.device,
+        "pinned": status.pinned,
+        "has_chat_template": status.has_chat_template,
+        "max_model_len": facts.context_length if facts else None,
+        "running": load.running,
+        "waiting": load.waiting,
+        "weight_pages": load.weight_pages,
+        "kv_pages": load.kv_pages,
+        "generated_tokens": load.generated_tokens,
+        "error": status.error,
+    }
+
+
+def _device(device: DeviceStats) -> dict[str, Any]:
+    return {
+        "name": device.device,
+        "page_bytes": device.page_bytes,
+        "capacity_pages": device.capacity_pages,
+        "mapped_pages": device.mapped_pages,
+        "reserved_pages": device.reserved_pages,
+    }
+
+
+def _clients(
+    lines: dict[str, ClientTotals], live: Iterable[dict[str, Any]], only: str | None
+) -> list[dict[str, Any]]:
+    """One row a client, the busiest first."""
+    running = Counter(info["client"] for info in live)
+    rows: dict[str, ClientTotals] = {}
+    for name, totals in lines.items():
+        shown = name if only is None or name == only else OTHERS
+        row = rows.setdefault(shown, ClientTotals())
+        row.requests += totals.requests
+        row.prompt_tokens += totals.prompt_tokens
+        row.completion_tokens += totals.completion_tokens
+    for name in running:
+        rows.setdefault(name, ClientTotals())
+    order = sorted(rows, key=lambda name: (-running[name], -rows[name].requests, name))
+    return [{"name": name, "live": running[name], **asdict(rows[name])} for name in order]

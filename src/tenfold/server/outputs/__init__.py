@@ -1,0 +1,1 @@
+"""From a backend's events to OpenAI's answers, whole or as stream chunks."""

@@ -1,0 +1,115 @@
+"""What the workers report of themselves, as Prometheus families.
+
+Knows nothing of requests: only of the last DeviceStats it was given.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from tenfold.core import metric_names as names
+from tenfold.core.messages import DeviceStats, ModelStats
+from tenfold.core.metric_names import MetricName
+from tenfold.fleet.types import ModelStatus
+
+STATES = ("loading", "ready", "failed", "unloading")
+
+
+class WorkerCollector(Collector):
+    """Shows the last DeviceStats as gauges and counters."""
+
+    def __init__(self) -> None:
+        self._devices: list[DeviceStats] = []
+        self._models: list[ModelStatus] = []
+        self._ready = False
+
+    def update(self, devices: list[DeviceStats], models: list[ModelStatus], ready: bool) -> None:
+        self._devices, self._models, self._ready = devices, models, ready
+
+    def collect(self) -> Iterator[Metric]:
+        yield _gauge(names.READY, [((), float(self._ready))])
+        yield _gauge(names.MODEL_STATE, self._states())
+        pages = [
+            ((device.device, what), getattr(device, f"{what}_pages"))
+            for device in self._devices
+            for what in ("capacity", "mapped", "reserved")
+        ]
+        yield _gauge(names.DEVICE_PAGES, pages)
+        for entry, read in _DEVICE_GAUGES:
+            yield _gauge(entry, [((d.device,), read(d)) for d in self._devices])
+        for entry, labels_and_fields in _MODEL_METRICS:
+            rows = [
+                ((model.name, device, *labels), float(getattr(model, name)))
+                for device, model in self._each()
+                for labels, name in labels_and_fields
+            ]
+            yield (_counter if entry.kind == "counter" else _gauge)(entry, rows)
+        yield _gauge(names.KV_USAGE, self._usage())
+
+    def _each(self) -> Iterator[tuple[str, ModelStats]]:
+        for device in self._devices:
+            for model in device.models:
+                yield device.device, model
+
+    def _states(self) -> list[tuple[tuple[str, ...], float]]:
+        return [
+            ((model.name, state), float(model.state == state))
+            for model in self._models
+            for state in STATES
+        ]
+
+    def _usage(self) -> list[tuple[tuple[str, ...], float]]:
+        used: dict[str, int] = defaultdict(int)
+        total: dict[str, int] = defaultdict(int)
+        for _, model in self._each():
+            used[model.name] += model.kv_blocks_used
+            total[model.name] += model.kv_blocks_total
+        return [((name,), used[name] / total[name] if total[name] else 0.0) for name in used]
+
+
+_DEVICE_GAUGES: tuple[tuple[MetricName, Callable[[DeviceStats], float]], ...] = (
+    (names.DEVICE_PAGE_BYTES, lambda d: float(d.page_bytes)),
+    (names.DEVICE_RESIDENT_BYTES, lambda d: float(d.resident_bytes)),
+    (names.INTEGRITY_FAULTS, lambda d: float(len(d.integrity))),
+)
+
+# Per metric: its labels beyond model and device, each with the field of ModelStats it shows.
+_MODEL_METRICS: tuple[tuple[MetricName, tuple[tuple[tuple[str, ...], str], ...]], ...] = (
+    (names.REQUESTS_RUNNING, (((), "running"),)),
+    (names.REQUESTS_WAITING, (((), "waiting"),)),
+    (names.WAITING_TOKENS, (((), "waiting_tokens"),)),
+    (names.STEPS, (((), "steps"),)),
+    (names.STEP_SECONDS, (((), "step_seconds"),)),
+    (names.PREDICTED_STEP_SECONDS, (((), "predicted_seconds"),)),
+    (names.PREEMPTIONS, (((), "preemptions"),)),
+    (names.MODEL_PAGES, ((("weights",), "weight_pages"), (("kv",), "kv_pages"))),
+    (
+        names.KV_BLOCKS,
+        (
+            (("used",), "kv_blocks_used"),
+            (("cached",), "kv_blocks_cached"),
+            (("total",), "kv_blocks_total"),
+        ),
+    ),
+)
+
+FROM_WORKERS = tuple(entry for entry, _ in _MODEL_METRICS)
+"""The metrics that no request counts: the collector alone shows them."""
+
+
+def _gauge(entry: MetricName, rows: Iterable[tuple[tuple[str, ...], float]]) -> Metric:
+    family = GaugeMetricFamily(entry.name, entry.help, labels=entry.labels)
+    for labels, value in rows:
+        family.add_metric(labels, value)
+    return family
+
+
+def _counter(entry: MetricName, rows: Iterable[tuple[tuple[str, ...], float]]) -> Metric:
+    family = CounterMetricFamily(entry.name, entry.help, labels=entry.labels)
+    for labels, value in rows:
+        family.add_metric(labels, value)
+    return family
