@@ -10,7 +10,7 @@ class PageSource(Protocol):
     """Physical pages behind one KV group's blocks. Page p covers bytes [p, p+1) x page size."""
 
     def map(self, pages: Sequence[int]) -> bool:
-        """Back all of these pages, or none: False when the budget or the model's limit forbids it."""
+        """Back all of these pages, or none: False when the budget or a limit forbids it."""
         ...
 
     def unmap(self, pages: Sequence[int]) -> None:

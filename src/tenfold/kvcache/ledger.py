@@ -1,0 +1,223 @@
+"""Which blocks of one KV group are free, and which pages must be mapped for those that are not.
+
+Block b covers bytes [b, b + 1) x ``block_bytes``; blocks lie densely and may straddle pages. A page
+is mapped exactly while a live block touches it. Does not know what a block holds, nor who holds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from heapq import heappop, heappush
+
+from tenfold.kvcache.base import PageSource
+
+_COLD, _PARTLY, _READY, _LIVE = range(4)
+"""A free block has none, some, or all of its pages mapped; a live one is held by somebody."""
+
+
+class _Bucket:
+    """Free blocks of one state, lowest first. A block whose state has changed is skipped.
+
+    Blocks from ``frontier`` on are in the bucket without being listed, so a large cold range costs
+    nothing. Each other block is listed at most once.
+    """
+
+    def __init__(self, kind: int, states: bytearray, frontier: int) -> None:
+        self._kind = kind
+        self._states = states
+        self._frontier = frontier
+        self._heap: list[int] = []
+        self._listed = bytearray(len(states))
+
+    def push(self, block: int) -> None:
+        if block < self._frontier and not self._listed[block]:
+            self._listed[block] = 1
+            heappush(self._heap, block)
+
+    def pop(self) -> int | None:
+        while self._heap:
+            block = heappop(self._heap)
+            self._listed[block] = 0
+            if self._states[block] == self._kind:
+                return block
+        while self._frontier < len(self._states):
+            block = self._frontier
+            self._frontier += 1
+            if self._states[block] == self._kind:
+                return block
+        return None
+
+
+class PageLedger:
+    """Hands out block numbers below ``blocks`` and maps pages under them through ``source``.
+
+    One operation costs O(blocks asked + blocks that lie in pages newly mapped or given back).
+    Not thread-safe. ``source.map`` may call ``give`` (an eviction) while it runs.
+    """
+
+    def __init__(self, block_bytes: int, page_bytes: int, blocks: int, source: PageSource) -> None:
+        if min(block_bytes, page_bytes) <= 0 or blocks < 0:
+            raise ValueError(
+                f"a ledger of {blocks} blocks of {block_bytes} bytes in pages of {page_bytes}"
+            )
+        self.block_bytes = block_bytes
+        self.page_bytes = page_bytes
+        self.blocks = blocks
+        self.source = source
+        self.mapped_pages = 0
+        self._page_refs = [0] * -(-blocks * block_bytes // page_bytes)
+        self._states = bytearray(blocks)
+        self._counts = [blocks, 0, 0, 0]
+        self._buckets = [
+            _Bucket(_COLD, self._states, 0),
+            _Bucket(_PARTLY, self._states, blocks),
+            _Bucket(_READY, self._states, blocks),
+        ]
+
+    @property
+    def used(self) -> int:
+        """Live blocks."""
+        return self._counts[_LIVE]
+
+    @property
+    def free(self) -> int:
+        """Blocks that are not live, whether or not memory could be found for them."""
+        return self.blocks - self.used
+
+    @property
+    def ready(self) -> int:
+        """Free blocks that lie wholly in mapped pages: taking them costs no memory."""
+        return self._counts[_READY]
+
+    def is_live(self, block: int) -> bool:
+        return self._states[block] == _LIVE
+
+    def take(self, n: int) -> list[int] | None:
+        """``n`` free blocks, their pages mapped; None, with nothing changed, when that cannot be.
+
+        Blocks wholly in mapped pages go first, then those partly in them, then the rest; the lowest
+        first in each, so that pages fill up and the high ones fall empty.
+        """
+        if n > self.free:
+            return None
+        taken: list[int] = []
+        fresh: list[int] = []
+        for _ in range(n):
+            block = self._pop()
+            self._acquire(block, fresh)
+            taken.append(block)
+        if not fresh:
+            return taken
+        mapped = False
+        try:
+            mapped = self.source.map(fresh)
+        finally:
+            if not mapped:
+                self._undo(taken, fresh)
+        return taken if mapped else None
+
+    def give(self, blocks: Iterable[int]) -> int:
+        """Free these live blocks and return how many pages that unmapped.
+
+        Raises ValueError for a block that is not live (those before it in ``blocks`` are freed)."""
+        gone: list[int] = []
+        try:
+            for block in blocks:
+                if not 0 <= block < self.blocks or self._states[block] != _LIVE:
+                    raise ValueError(f"block {block} was given back but is not held by anybody")
+                self._release(block, gone)
+        finally:
+            if gone:
+                self.source.unmap(gone)
+        return len(gone)
+
+    def pages_of(self, block: int) -> range:
+        """The pages that the block touches."""
+        start = block * self.block_bytes
+        return range(
+            start // self.page_bytes, (start + self.block_bytes - 1) // self.page_bytes + 1
+        )
+
+    def blocks_of(self, page: int) -> range:
+        """The blocks that touch the page."""
+        start = page * self.page_bytes
+        last = (start + self.page_bytes - 1) // self.block_bytes
+        return range(start // self.block_bytes, min(last + 1, self.blocks))
+
+    def check_integrity(self) -> list[str]:
+        """What contradicts itself, in words; empty when all is well. O(blocks)."""
+        refs = [0] * len(self._page_refs)
+        counts = [0, 0, 0, 0]
+        for block, state in enumerate(self._states):
+            counts[state] += 1
+            if state == _LIVE:
+                for page in self.pages_of(block):
+                    refs[page] += 1
+        problems = []
+        if refs != self._page_refs:
+            problems.append("page reference counts differ from the live blocks in the pages")
+        if counts != self._counts:
+            problems.append(f"block counts {self._counts} differ from a recount {counts}")
+        if self.mapped_pages != sum(count > 0 for count in refs):
+            problems.append(f"{self.mapped_pages} pages counted, {sum(map(bool, refs))} mapped")
+        wrong = [b for b, s in enumerate(self._states) if s != _LIVE and s != self._classify(b)]
+        if wrong:
+            problems.append(f"free blocks in the wrong bucket: {wrong[:8]}")
+        return problems
+
+    def _pop(self) -> int:
+        for kind in (_READY, _PARTLY, _COLD):
+            if self._counts[kind] and (block := self._buckets[kind].pop()) is not None:
+                return block
+        raise AssertionError("free blocks are counted but none is in a bucket")
+
+    def _acquire(self, block: int, fresh: list[int]) -> None:
+        self._set(block, _LIVE)
+        first_touched = len(fresh)
+        for page in self.pages_of(block):
+            self._page_refs[page] += 1
+            if self._page_refs[page] == 1:
+                fresh.append(page)
+        self.mapped_pages += len(fresh) - first_touched
+        for page in fresh[first_touched:]:
+            self._reclassify(page)
+
+    def _release(self, block: int, gone: list[int]) -> None:
+        self._set(block, _READY)
+        first_gone = len(gone)
+        for page in self.pages_of(block):
+            self._page_refs[page] -= 1
+            if self._page_refs[page] == 0:
+                gone.append(page)
+        self.mapped_pages -= len(gone) - first_gone
+        for page in gone[first_gone:]:
+            self._reclassify(page)
+
+    def _undo(self, taken: list[int], never_mapped: list[int]) -> None:
+        gone: list[int] = []
+        for block in taken:
+            self._release(block, gone)
+        # While the source looked for memory it may have had other blocks of these pages given back.
+        mapped = set(gone) - set(never_mapped)
+        if mapped:
+            self.source.unmap(sorted(mapped))
+
+    def _reclassify(self, page: int) -> None:
+        for block in self.blocks_of(page):
+            if self._states[block] != _LIVE:
+                self._set(block, self._classify(block))
+
+    def _classify(self, block: int) -> int:
+        pages = self.pages_of(block)
+        mapped = sum(self._page_refs[page] > 0 for page in pages)
+        return _READY if mapped == len(pages) else _PARTLY if mapped else _COLD
+
+    def _set(self, block: int, state: int) -> None:
+        old = self._states[block]
+        if old == state:
+            return
+        self._counts[old] -= 1
+        self._counts[state] += 1
+        self._states[block] = state
+        if state != _LIVE:
+            self._buckets[state].push(block)
