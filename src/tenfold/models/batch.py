@@ -15,11 +15,11 @@ from torch import Tensor
 class ForwardBatch:
     """One step's input. All index tensors are int32 on the model's device.
 
-    Sequence s owns tokens ``starts_S1[s]:starts_S1[s+1]``. Its tokens already in the KV cache number
-    ``context_S[s]``, so its first new token has position ``context_S[s]``. ``tables[g]`` is the block
-    table (S, B) of KV group g: token position p of sequence s lives in block
-    ``tables[g][s, p // block_tokens]`` at slot ``p % block_tokens``. Entries of blocks that were freed
-    behind a sliding window are -1 and must not be read.
+    Sequence s owns tokens ``starts_S1[s]:starts_S1[s+1]``. Its tokens already in the KV cache
+    number ``context_S[s]``, so its first new token has position ``context_S[s]``. ``tables[g]`` is
+    the block table (S, B) of KV group g: token position p of sequence s lives in block
+    ``tables[g][s, p // block_tokens]`` at slot ``p % block_tokens``. Entries of blocks that were
+    freed behind a sliding window are -1 and must not be read.
     """
 
     tokens_T: Tensor
@@ -29,7 +29,7 @@ class ForwardBatch:
     tables: list[Tensor]
     logit_rows_L: Tensor
     kv: list[Tensor] = field(default_factory=list)
-    """Per KV group: float tensor (blocks, layers of the group, 2, kv heads, block tokens, head dim)."""
+    """Per KV group: float (blocks, layers of the group, 2, kv heads, block tokens, head dim)."""
 
 
 @dataclass(slots=True)
@@ -39,5 +39,3 @@ class Rank:
     index: int = 0
     size: int = 1
     collective: object | None = None
-
-

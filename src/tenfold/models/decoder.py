@@ -1,0 +1,247 @@
+"""The decoder-only transformer: one network for every family, shaped by its ``ModelSpec``.
+
+Shape letters: T new tokens, I hidden size, H query heads, K key/value heads, D head dim, S
+sequences, B blocks, L rows whose logits are wanted. All heavy work goes through the kernel table.
+Knows nothing of requests, of files, or of which kernels run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tenfold.core.errors import ConfigError
+from tenfold.kernels.base import Kernels
+from tenfold.models.batch import ForwardBatch, Rank
+from tenfold.models.elementwise import blockwise
+from tenfold.models.layers import GatedMlp, Linear
+from tenfold.models.moe import Mixture
+from tenfold.models.packing import Weights
+from tenfold.models.rope import RopeTable
+from tenfold.models.spec import ModelSpec
+
+
+@dataclass(slots=True)
+class GroupStep:
+    """What the layers of one KV group share during one forward pass."""
+
+    cache: Tensor
+    table_SB: Tensor
+    slots_T: Tensor
+    cos_PD: Tensor
+    sin_PD: Tensor
+
+
+@dataclass(slots=True)
+class Step:
+    """What every layer needs to know of the batch."""
+
+    positions_T: Tensor
+    starts_S1: Tensor
+    context_S: Tensor
+    groups: list[GroupStep]
+
+
+class Attention:
+    """Grouped-query attention of one layer over the paged cache: (T, I) -> (T, I).
+
+    ``group`` and ``index`` say where the layer's keys and values live.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        layer: int,
+        weights: Weights,
+        kernels: Kernels,
+        group: int,
+        index: int,
+    ) -> None:
+        at = f"layers.{layer}."
+        bias = (
+            weights.vector(f"{at}q_bias", f"{at}k_bias", f"{at}v_bias") if spec.qkv_bias else None
+        )
+        self._qkv = Linear(kernels, weights.matrices(f"{at}q", f"{at}k", f"{at}v"), bias)
+        o_bias = weights.vector(f"{at}o_bias") if spec.o_bias else None
+        self._o = Linear(kernels, weights.matrices(f"{at}o"), o_bias)
+        self._q_norm = weights.vector(f"{at}q_norm") if spec.qk_norm else None
+        self._k_norm = weights.vector(f"{at}k_norm") if spec.qk_norm else None
+        self._kernels = kernels
+        self._group = group
+        self._index = index
+        self._heads = spec.heads
+        self._kv_heads = spec.kv_heads
+        self._head_dim = spec.head_dim
+        self._eps = spec.norm_eps
+        self._scale = spec.attention_scale
+        self._window = spec.window if spec.attention[layer] == "sliding" else None
+        self._softcap = spec.attention_softcap
+
+    def __call__(self, x_TI: Tensor, step: Step) -> Tensor:
+        kernels, group = self._kernels, step.groups[self._group]
+        heads, kv_heads = self._heads, self._kv_heads
+        tokens = x_TI.shape[0]
+        qkv = self._qkv(x_TI).view(tokens, heads + 2 * kv_heads, self._head_dim)
+        v_TKD = qkv[:, heads + kv_heads :]
+        if self._q_norm is not None and self._k_norm is not None:
+            q_THD = kernels.rms_norm(qkv[:, :heads], self._q_norm, self._eps)
+            k_TKD = kernels.rms_norm(qkv[:, heads : heads + kv_heads], self._k_norm, self._eps)
+            kernels.rope(q_THD, step.positions_T, group.cos_PD, group.sin_PD)
+            kernels.rope(k_TKD, step.positions_T, group.cos_PD, group.sin_PD)
+        else:
+            both = qkv[:, : heads + kv_heads]
+            kernels.rope(both, step.positions_T, group.cos_PD, group.sin_PD)
+            q_THD, k_TKD = both[:, :heads], both[:, heads:]
+        kernels.store_kv(k_TKD, v_TKD, group.cache, self._index, group.slots_T)
+        out_THD = kernels.paged_attention(
+            q_THD,
+            group.cache,
+            self._index,
+            group.table_SB,
+            step.starts_S1,
+            step.context_S,
+            scale=self._scale,
+            window=self._window,
+            softcap=self._softcap,
+        )
+        return self._o(out_THD.reshape(tokens, heads * self._head_dim))
+
+
+class Layer:
+    """Attention and MLP, each normed before (and, with sandwich norms, after) and added."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        layer: int,
+        weights: Weights,
+        kernels: Kernels,
+        group: int,
+        index: int,
+    ) -> None:
+        at = f"layers.{layer}."
+        self._norm = kernels.rms_norm
+        self._eps = spec.norm_eps
+        self._attn_norm = weights.vector(f"{at}attn_norm")
+        self._ffn_norm = weights.vector(f"{at}ffn_norm")
+        sandwich = spec.sandwich_norms
+        self._post_attn_norm = weights.vector(f"{at}post_attn_norm") if sandwich else None
+        self._post_ffn_norm = weights.vector(f"{at}post_ffn_norm") if sandwich else None
+        self._attention = Attention(spec, layer, weights, kernels, group, index)
+        build = _mixture if layer in spec.moe_layers else _dense
+        self._mlp = build(spec, at, weights, kernels)
+
+    def attend(self, x_TI: Tensor, step: Step) -> Tensor:
+        """Adds the attention's output to ``x_TI`` in place and gives it back."""
+        out = self._attention(self._norm(x_TI, self._attn_norm, self._eps), step)
+        if self._post_attn_norm is not None:
+            out = self._norm(out, self._post_attn_norm, self._eps)
+        return x_TI.add_(out)
+
+    def feed(self, x_TI: Tensor) -> Tensor:
+        """Adds the MLP's output to ``x_TI`` in place and gives it back."""
+        out = self._mlp(self._norm(x_TI, self._ffn_norm, self._eps))
+        if self._post_ffn_norm is not None:
+            out = self._norm(out, self._post_ffn_norm, self._eps)
+        return x_TI.add_(out)
+
+
+class Decoder:
+    """A loaded model. ``forward`` may be called by one thread at a time.
+
+    ``rank`` says which part of the model this process holds; only a group of one runs so far.
+    """
+
+    def __init__(
+        self, spec: ModelSpec, weights: Weights, kernels: Kernels, rank: Rank | None = None
+    ) -> None:
+        self.spec = spec
+        self.rank = rank or Rank()
+        if self.rank.size != 1:
+            raise ConfigError(
+                f"a model over {self.rank.size} ranks cannot run yet; give the instance one device"
+            )
+        self.kv_groups = spec.kv_groups(self.rank.size)
+        self._kernels = kernels
+        (self._embed,) = weights.matrices("embed")
+        self._final_norm = weights.vector("final_norm")
+        self._head = Linear(kernels, weights.matrices("embed" if spec.tied else "head"))
+        place = {
+            layer: (group, index)
+            for group, own in enumerate(self.kv_groups)
+            for index, layer in enumerate(own.layers)
+        }
+        self._layers = [
+            Layer(spec, layer, weights, kernels, *place[layer]) for layer in range(spec.layers)
+        ]
+        self._ropes = [self._rope_of(group.name) for group in self.kv_groups]
+
+    def _rope_of(self, group: str) -> RopeTable:
+        spec = self.spec
+        rope = spec.rope_sliding if group == "sliding" and spec.rope_sliding else spec.rope
+        return RopeTable(rope, spec.head_dim, spec.context)
+
+    def forward(self, batch: ForwardBatch) -> Tensor:
+        """Logits of the wanted rows -> (L, vocabulary), float32; writes keys and values.
+
+        A token's logits do not depend on the other sequences, nor on how its sequence was cut into
+        steps (in exact mode)."""
+        spec, kernels = self.spec, self._kernels
+        step = self._step(batch)
+        x = kernels.embed(batch.tokens_T, self._embed)
+        if spec.embedding_scale != 1.0:
+            x = x * spec.embedding_scale
+        for layer in self._layers[:-1]:
+            x = layer.feed(layer.attend(x, step))
+        last = self._layers[-1]
+        # Only the rows whose logits are wanted need what follows the last attention.
+        x = last.feed(last.attend(x, step)[batch.logit_rows_L])
+        logits = self._head(kernels.rms_norm(x, self._final_norm, spec.norm_eps))
+        if spec.logit_softcap is not None:
+            logits = blockwise(torch.tanh, logits / spec.logit_softcap) * spec.logit_softcap
+        return logits
+
+    def _step(self, batch: ForwardBatch) -> Step:
+        positions = batch.positions_T
+        longest = int(positions.max())
+        counts = batch.starts_S1.diff()
+        sequence_T = torch.repeat_interleave(counts)
+        groups = []
+        for cache, table, rope in zip(batch.kv, batch.tables, self._ropes, strict=True):
+            rope.ensure(longest)
+            block_tokens = cache.shape[4]
+            blocks_T = table[sequence_T, positions // block_tokens]
+            slots = blocks_T * block_tokens + positions % block_tokens
+            groups.append(GroupStep(cache, table, slots, rope.cos, rope.sin))
+        return Step(positions, batch.starts_S1, batch.context_S, groups)
+
+
+Mlp = Callable[[Tensor], Tensor]
+
+
+def _gated(spec: ModelSpec, prefix: str, weights: Weights, kernels: Kernels) -> GatedMlp:
+    gate_up = Linear(kernels, weights.matrices(f"{prefix}gate", f"{prefix}up"))
+    down = Linear(kernels, weights.matrices(f"{prefix}down"))
+    return GatedMlp(kernels, gate_up, down, spec.activation)
+
+
+def _dense(spec: ModelSpec, at: str, weights: Weights, kernels: Kernels) -> Mlp:
+    return _gated(spec, at, weights, kernels)
+
+
+def _mixture(spec: ModelSpec, at: str, weights: Weights, kernels: Kernels) -> Mlp:
+    moe = spec.moe
+    if moe is None:
+        raise ValueError("a mixture layer needs spec.moe")
+    experts: list[Mlp] = [
+        _gated(spec, f"{at}experts.{expert}.", weights, kernels) for expert in range(moe.experts)
+    ]
+    router = Linear(kernels, weights.matrices(f"{at}router"))
+    if not moe.shared_ffn:
+        return Mixture(router, experts, moe.top_k, moe.norm_topk)
+    shared = _gated(spec, f"{at}shared.", weights, kernels)
+    shared_gate = Linear(kernels, weights.matrices(f"{at}shared_gate"))
+    return Mixture(router, experts, moe.top_k, moe.norm_topk, shared, shared_gate)

@@ -1,0 +1,104 @@
+"""From a path to a model that runs: open, plan, allocate, fill, bind.
+
+The first load of a checkpoint packs its weights for the kernels at hand and keeps the packed image;
+later loads only read that image. Knows nothing of catalogues, devices or pages: the caller's
+``allocate`` gives the memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from tenfold.core.errors import ModelFileError
+from tenfold.core.types import ModelFacts
+from tenfold.kernels.base import Kernels
+from tenfold.models.batch import Rank
+from tenfold.models.checkpoint import open_checkpoint
+from tenfold.models.decoder import Decoder
+from tenfold.models.encoder import Encoder
+from tenfold.models.packed_store import Image, PackedStore, fingerprint, read_image
+from tenfold.models.packing import WeightPlan, Weights, pack_model, plan_weights
+from tenfold.models.spec import EncoderSpec, ModelSpec
+
+
+@dataclass(slots=True)
+class LoadedModel:
+    """A model ready to run. ``model`` is a Decoder (``forward``) or an Encoder (``embed``)."""
+
+    facts: ModelFacts
+    spec: ModelSpec | EncoderSpec
+    model: Decoder | Encoder
+    plan: WeightPlan
+
+
+def load_model(
+    path: Path,
+    kernels: Kernels,
+    allocate: Callable[[int], Tensor],
+    *,
+    name: str,
+    cache_dir: Path | None,
+    rank: Rank | None = None,
+) -> LoadedModel:
+    """Load the checkpoint at ``path`` (a GGUF file or a Hugging Face folder).
+
+    ``allocate(nbytes)`` is called once, when the checkpoint is known to be sound, and gives a
+    zeroed uint8 tensor on the CPU that outlives the model. ``cache_dir`` None keeps no packed
+    image.
+    Raises ModelFileError for what cannot be loaded, ConfigError for a rank group above one, and
+    whatever ``allocate`` raises.
+    """
+    store = PackedStore(cache_dir, kernels.layout) if cache_dir else None
+    key = _fingerprint(path) if store else ""
+    if store and (image := store.find(key)):
+        return _from_image(image, kernels, allocate, name, rank)
+    checkpoint = open_checkpoint(path)
+    plan = plan_weights(checkpoint, kernels)
+    buffer = allocate(plan.nbytes)
+    loaded = _bind(checkpoint.spec, plan, buffer, kernels, name, rank)
+    pack_model(checkpoint, plan, kernels, buffer)
+    if store:
+        store.save(key, checkpoint.spec, plan, buffer)
+    return loaded
+
+
+def _from_image(
+    image: Image,
+    kernels: Kernels,
+    allocate: Callable[[int], Tensor],
+    name: str,
+    rank: Rank | None,
+) -> LoadedModel:
+    buffer = allocate(image.plan.nbytes)
+    loaded = _bind(image.spec, image.plan, buffer, kernels, name, rank)
+    read_image(image, buffer)
+    return loaded
+
+
+def _bind(
+    spec: ModelSpec | EncoderSpec,
+    plan: WeightPlan,
+    buffer: Tensor,
+    kernels: Kernels,
+    name: str,
+    rank: Rank | None,
+) -> LoadedModel:
+    weights = Weights(plan, buffer)
+    model: Decoder | Encoder
+    if isinstance(spec, EncoderSpec):
+        model = Encoder(spec, weights, kernels)
+    else:
+        model = Decoder(spec, weights, kernels, rank)
+    facts = spec.facts(name, parameters=plan.parameters, weight_bytes=plan.nbytes)
+    return LoadedModel(facts, spec, model, plan)
+
+
+def _fingerprint(path: Path) -> str:
+    try:
+        return fingerprint(path)
+    except OSError as exc:
+        raise ModelFileError(f"{path}: cannot be read: {exc.strerror}") from None

@@ -1,0 +1,142 @@
+"""Packed weights kept on disk, so that loading a model again is reading a file.
+
+``<cache>/packed/<source>-<state>-<layout>.bin`` beside a JSON manifest: <source> hashes the
+checkpoint's path, <state> its size, time and header. An image is written under another name and
+renamed, so a half-written one is never seen. Knows nothing of formats or of networks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from torch import Tensor
+
+from tenfold.core.errors import ModelFileError
+from tenfold.models.packing import WeightPlan
+from tenfold.models.spec import EncoderSpec, ModelSpec, spec_from_dict, spec_to_dict
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+_HEADER_BYTES = 1 << 16
+_CHUNK = 16 << 20
+_READERS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """A packed model on disk: what it is, and where its bytes are."""
+
+    spec: ModelSpec | EncoderSpec
+    plan: WeightPlan
+    data: Path
+
+
+def fingerprint(path: Path) -> str:
+    """Names a checkpoint and its state without reading its weights: "<source>-<state>"."""
+    source = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
+    state = hashlib.sha256()
+    files = sorted(f for f in path.iterdir() if f.is_file()) if path.is_dir() else [path]
+    for file in files:
+        stat = file.stat()
+        state.update(f"{file.name}:{stat.st_size}:{stat.st_mtime_ns};".encode())
+        with file.open("rb") as stream:
+            state.update(stream.read(_HEADER_BYTES))
+    return f"{source}-{state.hexdigest()[:16]}"
+
+
+class PackedStore:
+    """The packed images of one cache folder for one kernel layout."""
+
+    def __init__(self, cache_dir: Path, layout: str) -> None:
+        self._folder = cache_dir / "packed"
+        self._layout = re.sub(r"[^\w.]+", "_", layout)
+        self._exact_layout = layout
+
+    def find(self, key: str) -> Image | None:
+        """The image of this fingerprint, or None if there is none that is whole and ours."""
+        data = self._path(key, "bin")
+        try:
+            manifest = json.loads(self._path(key, "json").read_bytes())
+            if manifest["format"] != FORMAT:
+                return None
+            plan = WeightPlan.from_dict(manifest["plan"])
+            spec = spec_from_dict(manifest["spec"])
+            whole = data.stat().st_size == plan.nbytes and plan.layout == self._exact_layout
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return Image(spec, plan, data) if whole else None
+
+    def save(
+        self, key: str, spec: ModelSpec | EncoderSpec, plan: WeightPlan, buffer: Tensor
+    ) -> None:
+        """Write an image, and remove those of the same checkpoint's earlier states.
+
+        A full or read-only disk costs the next load some time, so it is logged and not raised."""
+        manifest = {"format": FORMAT, "spec": spec_to_dict(spec), "plan": plan.to_dict()}
+        raw = buffer.numpy().data
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._replace(self._path(key, "bin"), lambda stream: _write(stream, raw))
+            text = json.dumps(manifest).encode()
+            self._replace(self._path(key, "json"), lambda stream: _write(stream, memoryview(text)))
+            self._drop_stale(key)
+        except OSError as exc:
+            log.warning("packed weights were not kept in %s: %s", self._folder, exc)
+
+    def _path(self, key: str, suffix: str) -> Path:
+        return self._folder / f"{key}-{self._layout}.{suffix}"
+
+    def _replace(self, target: Path, write: Callable[[BinaryIO], None]) -> None:
+        handle, temporary = tempfile.mkstemp(dir=self._folder, prefix=".new-")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                write(stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, target)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+    def _drop_stale(self, key: str) -> None:
+        source = key.partition("-")[0]
+        for old in self._folder.glob(f"{source}-*-{self._layout}.*"):
+            if not old.name.startswith(key):
+                old.unlink(missing_ok=True)
+
+
+def read_image(image: Image, out: Tensor) -> None:
+    """Fill ``out`` (uint8, ``plan.nbytes``) from the image, two threads reading side by side.
+
+    Raises ModelFileError where the file ends early."""
+    raw = out.numpy().data
+
+    def read(start: int) -> None:
+        with image.data.open("rb", buffering=0) as stream:
+            stream.seek(start)
+            end = min(start + _CHUNK, len(raw))
+            while start < end:
+                count = stream.readinto(raw[start:end])
+                if not count:
+                    raise ModelFileError(f"{image.data}: the packed image ends early; remove it")
+                start += count
+
+    with ThreadPoolExecutor(_READERS) as readers:
+        for _ in readers.map(read, range(0, len(raw), _CHUNK)):
+            pass
+
+
+def _write(stream: BinaryIO, raw: memoryview) -> None:
+    for start in range(0, len(raw), _CHUNK):
+        stream.write(raw[start : start + _CHUNK])
