@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tenfold.core.errors import ConfigError
 
 def _gaps(shape: Shape) -> list[float]:
     times = [0.0, *(ask.at for ask in synthesise(shape))]
-    return [b - a for a, b in zip(times, times[1:], strict=False)]
+    return [b - a for a, b in itertools.pairwise(times)]
 
 
 def test_the_same_seed_draws_the_same_workload() -> None:

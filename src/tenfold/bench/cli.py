@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from pathlib import Path
 from typing import Annotated
 
@@ -168,7 +169,7 @@ def interference(
         )
     write_json(out / "interference.json", "interference", {"rounds": [o.to_json() for o in found]})
     last = found[-1]
-    series = [(row[1:], [b - a for a, b in zip(row, row[1:], strict=False)]) for row in last.times]
+    series = [(row[1:], [b - a for a, b in itertools.pairwise(row)]) for row in last.times]
     title = f"{model}: a {prompt}-token prompt arrives at {last.arrived:.1f} s"
     gaps_plot(series, target, out / "interference.png", title)
     typer.echo(f"written: {out / 'interference.json'}, {out / 'interference.png'}")

@@ -7,6 +7,7 @@ the prompt is being computed are what a user of those streams feels.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from dataclasses import asdict, dataclass, field
 
@@ -86,7 +87,7 @@ def _result(
     before, during = [], []
     first_all = max(row[0] for row in rows)
     for row in rows:
-        for a, b in zip(row, row[1:], strict=False):
+        for a, b in itertools.pairwise(row):
             if first_all <= a and b < arrived:
                 before.append(b - a)
             elif b > arrived and a < answered:

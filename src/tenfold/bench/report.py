@@ -113,11 +113,11 @@ def machine() -> dict[str, Any]:
 def _cpu_name() -> str:
     """Vendor string and the vector extensions that decide speed."""
     text = Path("/proc/cpuinfo").read_text()
-    fields = dict(
-        (key.strip(), value.strip())
+    fields = {
+        key.strip(): value.strip()
         for key, _, value in (line.partition(":") for line in text.splitlines())
         if key.strip()
-    )
+    }
     flags = set(fields.get("flags", "").split())
     wide = [f for f in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile") if f in flags]
     name = fields.get("model name", platform.processor() or platform.machine())

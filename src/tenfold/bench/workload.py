@@ -16,7 +16,47 @@ from tenfold.core.errors import ConfigError
 
 Arrivals = Literal["poisson", "gamma", "closed"]
 
-_WORDS = ["river", "stone", "cloud", "market", "engine", "garden", "winter", "letter", "harbour", "copper", "silver", "forest", "window", "bridge", "candle", "method", "number", "circle", "valley", "summer", "system", "planet", "signal", "border", "record", "island", "teacher", "reason", "answer", "pattern", "distant", "simple", "quiet", "narrow", "golden", "ancient", "public", "private", "common"]
+_WORDS = [
+    "river",
+    "stone",
+    "cloud",
+    "market",
+    "engine",
+    "garden",
+    "winter",
+    "letter",
+    "harbour",
+    "copper",
+    "silver",
+    "forest",
+    "window",
+    "bridge",
+    "candle",
+    "method",
+    "number",
+    "circle",
+    "valley",
+    "summer",
+    "system",
+    "planet",
+    "signal",
+    "border",
+    "record",
+    "island",
+    "teacher",
+    "reason",
+    "answer",
+    "pattern",
+    "distant",
+    "simple",
+    "quiet",
+    "narrow",
+    "golden",
+    "ancient",
+    "public",
+    "private",
+    "common",
+]
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ Integers only: the same object runs over a device and in simulation.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from tenfold.core.clock import Clock
 from tenfold.core.errors import ContextTooLong, DeadlineExceeded, OutOfMemory, TenfoldError
@@ -170,15 +171,15 @@ class Batcher:
         for seq in list(self.running):
             if seq.kv is None or not seq.decoding:
                 continue
-            while seq.kv is not None and not self._reserve(seq):
+            while seq.kv is not None and not self._reserve(seq, seq.tokens.length):
                 self.preempt()
             if seq.kv is not None:
                 yield Slice(seq, seq.computed, 1)
 
-    def _reserve(self, seq: Sequence) -> bool:
-        """Blocks for all of the sequence's tokens, taken from other models' caches if need be."""
+    def _reserve(self, seq: Sequence, upto: int) -> bool:
+        """Blocks for positions below ``upto``, taken from other models' caches if need be."""
         assert seq.kv is not None
-        while not self.cache.reserve(seq.kv, seq.tokens.length):
+        while not self.cache.reserve(seq.kv, upto):
             if not self.reclaim():
                 return False
         return True
@@ -197,27 +198,36 @@ class Batcher:
         return True
 
     def _prefills(self, shape: StepShape, seconds: float, room: int) -> Iterator[Slice]:
-        """Chunks of prompts within ``seconds`` and ``room`` tokens: those begun first, then new ones."""
-        shape = StepShape(**_fields(shape))
+        """Chunks of prompts within ``seconds`` and ``room`` tokens: begun ones first, then new."""
+        shape = replace(shape)
         for seq in self._candidates():
-            chunk = min(
-                seq.tokens.length - seq.computed,
-                room,
-                self.steps.largest_chunk(seconds, shape, seq.computed),
-            )
-            if chunk <= 0:
+            allowed = min(room, self.steps.largest_chunk(seconds, shape, seq.computed))
+            if allowed <= 0:
                 if shape.prefill_tokens or room <= 0:
                     return
                 # The smallest useful step: time is short, but prompts must not stand still.
-                chunk = min(self.settings.block_tokens, seq.tokens.length - seq.computed)
+                allowed = self.settings.block_tokens
             if seq.kv is None and not self._admit(seq):
                 if self.policy.blocking:
                     return
                 continue
-            chunk = min(chunk, seq.tokens.length - seq.computed)
-            yield Slice(seq, seq.computed, chunk)
-            _add_prefill(shape, chunk, seq.computed)
-            room -= chunk
+            chunk = self._fit(seq, min(allowed, seq.tokens.length - seq.computed), shape)
+            if chunk:
+                yield Slice(seq, seq.computed, chunk)
+                _add_prefill(shape, chunk, seq.computed)
+                room -= chunk
+
+    def _fit(self, seq: Sequence, chunk: int, planned: StepShape) -> int:
+        """The largest part of ``chunk`` there are blocks for. When not even a block's worth fits
+        and nothing else is planned, the youngest gives way, so that the step is never empty."""
+        while seq.kv is not None and not self._reserve(seq, seq.computed + chunk):
+            if chunk > self.settings.block_tokens:
+                chunk = max(self.settings.block_tokens, chunk // 2)
+            elif planned.sequences:
+                return 0
+            else:
+                self.preempt()
+        return chunk if seq.kv is not None else 0
 
     def _candidates(self) -> Iterator[Sequence]:
         for seq in list(self.running):
@@ -229,13 +239,20 @@ class Batcher:
             yield self.sequences[waiting.id]
 
     def _admit(self, seq: Sequence) -> bool:
-        """Take blocks for the whole prompt, and keep one block for each running sequence to grow."""
-        seq.kv = self.cache.open(seq.tokens.view(), seq.hashes, seq.request.namespace)
-        spare = len(self.running) * self.settings.block_tokens
-        if not self._reserve(seq) or self.cache.free_tokens() < spare:
-            self.cache.close(seq.kv)
-            seq.kv = None
-            return False
+        """Open the sequence if its prompt is expected to fit beside what runs already.
+
+        Blocks are taken chunk by chunk; what is checked here is an estimate, so that prompts do not
+        crowd in only to be preempted. Something always runs: the first is never turned away."""
+        kv = self.cache.open(seq.tokens.view(), seq.hashes, seq.request.namespace)
+        missing = seq.tokens.length - kv.cached_tokens
+        claimed = sum(
+            max(self.settings.block_tokens, s.tokens.length - s.computed) for s in self.running
+        )
+        while self.running and self.cache.free_tokens() < missing + claimed:
+            if not self.reclaim():
+                self.cache.close(kv)
+                return False
+        seq.kv = kv
         seq.computed = seq.kv.cached_tokens
         self._dequeue(seq)
         self._admissions += 1
@@ -327,10 +344,6 @@ class Batcher:
     def fail_plan(self, plan: StepPlan, error: Exception) -> list[RequestFailed]:
         """The step itself broke: its requests fail, the others go on."""
         return [self._fail(p.seq, error) for p in plan.slices if p.seq.kv is not None]
-
-
-def _fields(shape: StepShape) -> dict[str, int]:
-    return {name: getattr(shape, name) for name in shape.__slots__}
 
 
 def _shape(slices: list[Slice]) -> StepShape:

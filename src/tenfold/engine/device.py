@@ -50,7 +50,10 @@ class Device:
                 f"{settings.name} has {budget} bytes of memory, less than one page of "
                 f"{settings.page_bytes}; raise device.memory"
             )
-        self.pool = PagePool(open_backend(settings.backend, settings.page_bytes), pages)
+        self.pool = PagePool(
+            open_backend(settings.backend, settings.page_bytes), pages, min(16, pages // 64)
+        )
+        self._ranges: dict[str, dict[str, VirtualRange]] = {}
 
     def capacity_bytes(self) -> int:
         return self.pool.stats().capacity * self.settings.page_bytes
@@ -69,8 +72,18 @@ class Device:
         try:
             return self._load(command, clock, reclaim, make_room)
         except BaseException:
-            self.pool.drop_owner(command.name)
+            self._free(command.name)
             raise
+
+    def _free(self, name: str) -> None:
+        """All pages and the limit of a model that is unloaded or failed to load."""
+        self._ranges.pop(name, None)
+        self.pool.drop_owner(name)
+
+    def _create(self, name: str, what: str, nbytes: int) -> VirtualRange:
+        space = self.pool.create(name, what, nbytes)
+        self._ranges.setdefault(name, {})[what] = space
+        return space
 
     def _load(
         self,
@@ -82,7 +95,7 @@ class Device:
         name = command.name
 
         def allocate(nbytes: int) -> Tensor:
-            weights = self.pool.create(name, "weights", nbytes)
+            weights = self._create(name, "weights", nbytes)
             while not weights.map_all():
                 missing = weights.pages - weights.available()
                 if not make_room(max(1, missing)):
@@ -98,7 +111,7 @@ class Device:
             facts.context_length = min(facts.context_length, command.options.context_length)
 
         def free() -> None:
-            self.pool.drop_owner(name)
+            self._free(name)
 
         if facts.kind == "embed":
             return EmbedInstance(
@@ -117,7 +130,7 @@ class Device:
         settings, facts = self.settings, loaded.facts
         limit = command.options.kv_limit_bytes
         if limit:
-            weights = self.pool.stats().owners[command.name]
+            weights = self.pool.stats().owners[command.name].mapped
             self.pool.set_limit(command.name, weights + limit // settings.page_bytes)
         groups = loaded.model.kv_groups
         ranges, tensors, capacity = [], [], []
@@ -134,9 +147,10 @@ class Device:
             page_bytes=settings.page_bytes,
             capacity_blocks=capacity,
             prefix_cache=settings.prefix_cache,
+            page_limit=self._most_kv_pages(command),
         )
         matches = MatchIndex(cache.tree)
-        policy = policies.get(command.options.policy or settings.policy)(matches)
+        policy = policies().get(command.options.policy or settings.policy)(matches)
         batcher = Batcher(facts, cache, matches, policy, StepModel(), settings, clock, reclaim)
         runner = TorchRunner(
             loaded.model, cache, tensors, Sampler(), self._sampler_states(command.path, facts)
@@ -144,6 +158,13 @@ class Device:
         return GenerateInstance(
             facts, batcher, runner, clock, free, lambda: self._page_counts(command.name)
         )
+
+    def _most_kv_pages(self, command: LoadModel) -> int:
+        """Pages the model's KV could have if every other model gave up all of its own."""
+        limit = command.options.kv_limit_bytes
+        weights = self._ranges[command.name]["weights"].mapped_pages
+        most = self.pool.stats().capacity - weights
+        return min(most, limit // self.settings.page_bytes) if limit else most
 
     def _kv_range(
         self, name: str, group: KVGroup, limit: int | None
@@ -158,7 +179,7 @@ class Device:
                 f"one block of {tokens} tokens of {name} takes {block_bytes} bytes and the device "
                 f"has {budget}; raise device.memory or lower device.block_tokens"
             )
-        space = self.pool.create(name, f"kv-{group.name}", blocks * block_bytes)
+        space = self._create(name, f"kv-{group.name}", blocks * block_bytes)
         shape = (blocks, len(group.layers), 2, group.kv_heads, tokens, group.head_dim)
         return space, space.view(shape, KV_DTYPE)
 
@@ -194,9 +215,10 @@ class Device:
         )
 
     def _page_counts(self, name: str) -> tuple[int, int]:
-        counts = self.pool.range_pages(name)
-        weights = counts.get("weights", 0)
-        return weights, sum(counts.values()) - weights
+        """Mapped pages of a model: weights, and keys and values."""
+        counts = {what: space.mapped_pages for what, space in self._ranges[name].items()}
+        weights = counts.pop("weights", 0)
+        return weights, sum(counts.values())
 
     def stats(self, id: str) -> DeviceStats:
         stats = self.pool.stats()
@@ -207,7 +229,7 @@ class Device:
             stats.capacity,
             stats.mapped,
             stats.reserved,
-            stats.resident_bytes,
+            self.pool.backend.total_resident_bytes(),
         )
 
     def check(self) -> list[str]:

@@ -277,7 +277,7 @@ class Service:
         return self._text(model).render(
             model,
             prompt.messages,
-            tools=prompt.tools if prompt.tool_choice != "none" else [],
+            tools=prompt.tools if prompt.tools and prompt.tool_choice != "none" else None,
             **prompt.template_kwargs,
         )
 
@@ -285,9 +285,11 @@ class Service:
         text = self._text(request.model)
         if isinstance(request.prompt, ChatPrompt):
             rendered = self.render(request.model, request.prompt)
-            return await _encode(text, rendered, special=False)
+            return await self._encode(request.model, rendered, special=False, param="messages")
         if isinstance(request.prompt.text, str):
-            return await _encode(text, request.prompt.text, special=True)
+            return await self._encode(
+                request.model, request.prompt.text, special=True, param="prompt"
+            )
         size = text.tokenizer.vocab_size
         wrong = next((i for i in request.prompt.text if not 0 <= i < size), None)
         if wrong is not None:
@@ -296,6 +298,21 @@ class Service:
                 param="prompt",
             )
         return request.prompt.text
+
+    async def _encode(self, model: str, what: str, *, special: bool, param: str) -> list[int]:
+        """Tokenise; a long text on a thread, so that others' tokens keep flowing, and one that
+        cannot fit not at all."""
+        tokenizer, facts = self._text(model).tokenizer, self._entry(model).facts
+        if len(what) < LONG_TEXT:
+            return tokenizer.encode(what, special=special, param=param)
+        least = tokenizer.least_tokens(what)
+        if facts is not None and least > facts.context_length:
+            raise ContextTooLong(
+                f"the text has at least {least} tokens and {model}'s context holds "
+                f"{facts.context_length}; shorten it",
+                param=param,
+            )
+        return await asyncio.to_thread(tokenizer.encode, what, special=special, param=param)
 
     # --- generating -----------------------------------------------------------------------------
     async def generate(self, request: GenerateRequest) -> AsyncIterator[GenerateEvent]:
@@ -483,8 +500,10 @@ class Service:
             raise InvalidRequest(
                 f"{model} generates text and has no embeddings to serve", param="model"
             )
-        text = self._text(model)
-        ids = [await _encode(text, i, special=True) if isinstance(i, str) else i for i in inputs]
+        ids = [
+            await self._encode(model, i, special=True, param="input") if isinstance(i, str) else i
+            for i in inputs
+        ]
         self._check_embed(entry, model, ids)
         tokens = sum(len(row) for row in ids)
         self.admission.admit(client, tokens, self.clock.now())
@@ -604,13 +623,6 @@ class Service:
 def _fail(answer: asyncio.Future[EmbedResult], error: TenfoldError) -> None:
     if not answer.done():
         answer.set_exception(error)
-
-
-async def _encode(text: ModelText, what: str, *, special: bool) -> list[int]:
-    """Tokenise; a long text on a thread, so that others' tokens keep flowing."""
-    if len(what) < LONG_TEXT:
-        return text.tokenizer.encode(what, special=special)
-    return await asyncio.to_thread(text.tokenizer.encode, what, special=special)
 
 
 __all__ = ["ModelSource", "Service"]

@@ -1,0 +1,56 @@
+"""From a checked configuration to a service: sources are found, limits and devices put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from tenfold.core.messages import ModelOptions
+from tenfold.core.settings import DeviceSettings, ModelSetup
+from tenfold.fleet.catalogue import Catalogue, entries_of
+from tenfold.fleet.service import ModelSource, Service
+from tenfold.fleet.store import Store
+from tenfold.fleet.workers import LocalWorker, Worker
+from tenfold.scheduling.admission import AdmissionController, Limits
+
+if TYPE_CHECKING:
+    from tenfold.core.config import LoadedConfig
+
+
+def find_source(name: str, source: str | None = None, store: Store | None = None) -> ModelSource:
+    """Where a model's files are on this machine. Raises PullError when they must be fetched first."""
+    return source_of(ModelSetup(name, source or name), store or Store())
+
+
+def source_of(setup: ModelSetup, store: Store) -> ModelSource:
+    """A configured model with its files found in the store."""
+    path = store.path(setup.source)
+    known = setup.source in store.catalogue
+    return ModelSource(
+        name=setup.name,
+        path=str(path),
+        options=ModelOptions(setup.context_length, setup.kv_limit_bytes, setup.policy),
+        pinned=setup.pin,
+        licence=store.entry(setup.source).licence.name if known else "",
+    )
+
+
+def device_settings(device: DeviceSettings, store: Store) -> DeviceSettings:
+    """The device with a place for packed weights: in the store unless it has one."""
+    return replace(device, cache_dir=device.cache_dir or str(store.root))
+
+
+def build_service(
+    loaded: LoadedConfig, make_worker: Callable[[DeviceSettings], Worker] = LocalWorker
+) -> Service:
+    """The service of one server. Every configured model must be in the store already."""
+    store = Store(catalogue=Catalogue(entries_of(loaded.config.catalogue)))
+    limits = Limits.from_settings(loaded.to_queue_settings(), loaded.to_clients())
+    return Service(
+        [device_settings(loaded.to_device_settings(), store)],
+        [source_of(setup, store) for setup in loaded.to_models()],
+        admission=AdmissionController(limits),
+        make_worker=make_worker,
+        find_source=lambda name, source: find_source(name, source, store),
+    )
