@@ -68,7 +68,7 @@ class Backend(Protocol):
     def token_text(self, model: str, id: int) -> str: ...
 
     async def load(self, name: str, source: str | None = None) -> ModelStatus:
-        """Loading what is loaded already returns its status."""
+        """Answers when the model is ready. May raise Conflict for one that is loaded already."""
         ...
 
     async def unload(self, name: str, force: bool = False) -> None:

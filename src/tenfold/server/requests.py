@@ -13,7 +13,7 @@ from hashlib import sha256
 from fastapi import Request
 
 from tenfold.core.errors import InvalidRequest
-from tenfold.core.types import Constraint, ModelKind, SamplingParams, Usage
+from tenfold.core.types import ModelKind, SamplingParams, Usage
 from tenfold.fleet.types import (
     ChatPrompt,
     ChoiceEnd,
@@ -81,24 +81,12 @@ def check_ids(ids: Sequence[int], status: ModelStatus, param: str) -> None:
         )
 
 
-async def check_sampling(sampling: SamplingParams, status: ModelStatus) -> None:
+async def check_sampling(state: ServerState, sampling: SamplingParams, status: ModelStatus) -> None:
     """What needs the model or the grammar compiler. Raises InvalidRequest."""
     check_ids(sampling.stop_token_ids, status, "stop_token_ids")
     check_ids(list(sampling.logit_bias), status, "logit_bias")
     if sampling.constraint is not None:
-        # A large schema takes long to compile: other requests must not wait for it.
-        await asyncio.to_thread(_check_constraint, sampling.constraint)
-
-
-def _check_constraint(constraint: Constraint) -> None:
-    from tenfold.text.grammar import validate_constraint
-
-    try:
-        validate_constraint(constraint)
-    except InvalidRequest as exc:
-        fields = {"regex": "guided_regex", "grammar": "guided_grammar"}
-        field = fields.get(constraint.kind, "response_format")
-        raise InvalidRequest(f"{field}: {exc.message}", param=field) from exc
+        await state.grammars.check(sampling.constraint)
 
 
 def generate_request(

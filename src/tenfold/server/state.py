@@ -13,6 +13,7 @@ from tenfold.core.errors import TenfoldError, Unavailable
 from tenfold.server.auth import Authenticator
 from tenfold.server.backend import Backend
 from tenfold.server.clients import ClientBook
+from tenfold.server.grammars import GrammarCheck
 from tenfold.server.metrics import Metrics
 from tenfold.server.settings import ServerSettings
 from tenfold.server.stats import StatsCache
@@ -29,6 +30,7 @@ class ServerState:
     book: ClientBook
     metrics: Metrics
     stats: StatsCache
+    grammars: GrammarCheck
     started: float
     draining: bool = False
     stoppers: set[Callable[[TenfoldError], None]] = field(default_factory=set)
@@ -48,6 +50,7 @@ class ServerState:
             book=book,
             metrics=Metrics(book, settings.metrics_compat),
             stats=StatsCache(backend, clock),
+            grammars=GrammarCheck(),
             started=clock.now(),
         )
 

@@ -42,7 +42,7 @@ async def admin_models(request: Request) -> Response:
     "/models/{model:path}/load", response_model=AdminModelReply, responses=working(409, 422)
 )
 async def load(model: str, request: Request, body: LoadBody | None = None) -> Response:
-    """Load a model; answers when it is ready. Loading a loaded model changes nothing."""
+    """Load a model; answers when it is ready. A model that is loaded already: 409."""
     body = body or LoadBody()
     status = await state_of(request).backend.load(model, body.source)
     return Json(admin_model_dict(status), headers=reply_headers(body))

@@ -31,7 +31,7 @@ async def chat_completions(body: ChatBody, request: Request) -> Response:
     status = serve_model(request, body.model, "generate", body.user)
     check_has_template(status)
     prompt, sampling = body.prompt(), body.sampling()
-    await check_sampling(sampling, status)
+    await check_sampling(state, sampling, status)
     head = Head(new_id("chatcmpl"), status.name)
     writer = ChatWriter(
         head,

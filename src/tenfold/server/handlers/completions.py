@@ -37,7 +37,7 @@ async def completions(body: CompletionBody, request: Request) -> Response:
     for prompt in prompts:
         if not isinstance(prompt, str):
             check_ids(prompt, status, "prompt")
-    await check_sampling(sampling, status)
+    await check_sampling(state, sampling, status)
     head = Head(new_id("cmpl"), status.name)
     writer = CompletionWriter(
         head,

@@ -19,7 +19,7 @@ from tenfold.server.protocol.sampling import SamplingBody
 from tenfold.server.protocol.usage import UsageReply
 
 # What the template itself passes: a body may not overwrite it through chat_template_kwargs.
-RESERVED_KWARGS = frozenset({"messages", "tools", "add_generation_prompt", "documents"})
+RESERVED_KWARGS = frozenset({"messages", "tools", "documents"})
 
 
 class ChatBody(SamplingBody):

@@ -127,8 +127,9 @@ class SamplingBody(Body):
             case JsonObjectFormat():
                 found.append(("response_format", Constraint("json_object")))
             case JsonSchemaFormat(json_schema=spec):
-                schema = json.dumps({} if spec.schema_ is None else spec.schema_)
-                found.append(("response_format", Constraint("json_schema", schema)))
+                schema = {} if spec.schema_ is None else spec.schema_
+                text = json.dumps(schema, ensure_ascii=False)
+                found.append(("response_format", Constraint("json_schema", text)))
         if self.guided_regex is not None:
             found.append(("guided_regex", Constraint("regex", self.guided_regex)))
         if self.guided_grammar is not None:
