@@ -34,17 +34,36 @@ class PackedWeight:
 
 
 class Kernels(Protocol):
-    """One chosen column of the table: native or torch, exact or fast. Stateless but for its threads."""
+    """One chosen column of the table: native or torch. Stateless but for its threads.
+
+    Shapes, types and indices that do not fit raise ``checks.ShapeError``. Infinities and NaN in a
+    token's input stay in that token's output.
+    """
 
     layout: str
     """Names the packing that ``linear`` and ``embed`` expect; part of the packed file's name."""
+
+    @property
+    def threads(self) -> int:
+        """Threads that work on one call, the caller's among them."""
+        ...
+
+    def describe(self) -> str:
+        """One line for a person, such as "native AVX2 kernels, 2 threads"."""
+        ...
+
+    def close(self) -> None:
+        """End the helper threads; using the object afterwards raises TenfoldError."""
+        ...
 
     def packed_bytes(self, kind: WeightKind, rows: int, cols: int) -> int:
         """Bytes that ``pack`` writes for such a matrix; a multiple of 64."""
         ...
 
     def pack(self, kind: WeightKind, rows: int, cols: int, raw: Tensor, out: Tensor) -> None:
-        """Rewrite a checkpoint's bytes (uint8: GGUF block order, or plain floats) into ``out`` (uint8)."""
+        """Rewrite a checkpoint's bytes (uint8: GGUF block order, or plain floats) into ``out``.
+
+        Raises ModelFileError for infinities or NaN, or rows that are no whole number of blocks."""
         ...
 
     def linear(self, x_TI: Tensor, weight: PackedWeight, bias_O: Tensor | None = None) -> Tensor:

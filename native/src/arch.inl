@@ -1,0 +1,23 @@
+// The body of a translation unit: everything of one instruction set, in its own anonymous namespace.
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#include "arch.hpp"
+
+namespace tenfold {
+namespace {
+
+#include "codecs.inl"
+#include "linear.inl"
+#include "math.inl"
+#include "rows.inl"
+#include "attention.inl"
+
+constexpr Arch make_arch(const char* name) {
+  return {name, Simd::tile_rows, linear,       rms_norm,     gated,
+          rope, attend_span,     attend_merge, attend_finish};
+}
+
+}  // namespace
+}  // namespace tenfold

@@ -1,0 +1,12 @@
+#include "simd_avx2.hpp"
+
+#include "arch.inl"
+
+namespace tenfold {
+
+const Arch& avx2_arch() {
+  static constexpr Arch arch = make_arch("AVX2");
+  return arch;
+}
+
+}  // namespace tenfold

@@ -1,0 +1,240 @@
+// Causal attention over a paged cache. Included once per instruction set.
+//
+// A *row* is one query head of one new token; the rows of a tile share one key/value head. A *span* is
+// 256 positions at absolute multiples of 256. For each row and span: scores, their maximum m, weights
+// p = exp(score - m), their sum l and acc = sum p v, positions ascending. Spans are merged in order as
+// in online softmax (Milakov and Gimelshein 2018; FlashAttention-2 splits the same way). All of it is
+// fixed by the row's own position: which rows share a tile, and who computes a span, changes no bit.
+//
+// Partial of a tile: per row [m, l, padding to 8 floats, acc[head_dim rounded up to 8]]. l < 0 marks
+// a row that sees nothing of the span.
+
+struct Range {  // positions relative to the span's first
+  int begin, end;
+  bool empty() const { return begin >= end; }
+};
+
+TF_INLINE Range row_range(const AttendTile& t, int64_t span, int token) {
+  const int64_t last = t.position + token, first = last - t.window + 1, base = span * kSpan;
+  const int64_t begin = first > base ? first - base : 0, end = last + 1 - base;
+  return {static_cast<int>(begin < kSpan ? begin : kSpan), static_cast<int>(end < kSpan ? end : kSpan)};
+}
+
+// out[r][0..3] = q[r] . k[0..3]
+template <int Rows>
+TF_INLINE void dots(const float* const* q, const float* const* k, int depth, float* out) {
+  Simd::F acc[Rows][4];
+  unroll<Rows>([&](auto r) TF_LAMBDA {
+    unroll<4>([&](auto p) TF_LAMBDA { acc[r][p] = Simd::zero(); });
+  });
+  int d = 0;
+  for (; d + 8 <= depth; d += 8) {
+    Simd::F qd[Rows];
+    unroll<Rows>([&](auto r) TF_LAMBDA { qd[r] = Simd::load(q[r] + d); });
+    unroll<4>([&](auto p) TF_LAMBDA {
+      const Simd::F kd = Simd::load(k[p] + d);
+      unroll<Rows>([&](auto r) TF_LAMBDA { acc[r][p] = Simd::fma(qd[r], kd, acc[r][p]); });
+    });
+  }
+  if (d < depth) {
+    for (int p = 0; p < 4; ++p) {
+      const Simd::F kd = Simd::load_n(k[p] + d, depth - d);
+      for (int r = 0; r < Rows; ++r) {
+        acc[r][p] = Simd::fma(Simd::load_n(q[r] + d, depth - d), kd, acc[r][p]);
+      }
+    }
+  }
+  unroll<Rows>([&](auto r) TF_LAMBDA {
+    Simd::sum4(acc[r][0], acc[r][1], acc[r][2], acc[r][3], out + r * kScoreRow);
+  });
+}
+
+template <int Rows>
+void score_rows(const AttendTile& t, const float* const* keys, Range positions, int row, float* scores) {
+  const float* q[Rows];
+  for (int r = 0; r < Rows; ++r) {
+    q[r] = t.q + (row + r) / t.group * t.q_token + (row + r) % t.group * t.q_head;
+  }
+  for (int p = positions.begin; p < positions.end; p += 4) dots<Rows>(q, keys + p, t.head_dim, scores + p);
+}
+
+// Scores to weights in place; m and l to the row's head.
+TF_INLINE void soften(const AttendTile& t, Range seen, float* scores, float* head) {
+  const Simd::F scale = Simd::set(t.scale), nothing = Simd::set(-__builtin_inff());
+  const int begin = seen.begin / 8 * 8;
+  Simd::F top = nothing;
+  for (int p = begin; p < seen.end; p += 8) {
+    Simd::F s = Simd::mul(Simd::load(scores + p), scale);
+    if (t.softcap != 0.0f) {
+      const Simd::F cap = Simd::set(t.softcap);
+      s = Simd::mul(tanh_lanes(Simd::div(s, cap)), cap);
+    }
+    s = Simd::keep(s, p, seen.begin, seen.end, nothing);
+    Simd::store(scores + p, s);
+    top = Simd::max(s, top);
+  }
+  const float m = Simd::max_lane(top);
+  Simd::F sum = Simd::zero();
+  for (int p = begin; p < seen.end; p += 8) {
+    Simd::F w = exp_lanes(Simd::sub(Simd::load(scores + p), Simd::set(m)));
+    w = Simd::keep(w, p, seen.begin, seen.end, Simd::zero());
+    Simd::store(scores + p, w);
+    sum = Simd::add(sum, w);
+  }
+  head[0] = m;
+  head[1] = Simd::sum(sum);
+}
+
+// acc[r][0 .. 8 Vectors) += sum over positions of weight[r][p] value[p]; lanes < 8: a partial vector.
+template <int Rows, int Vectors>
+TF_INLINE void weigh(const float* const* values, int offset, int lanes, Range positions,
+                     const float* weights, float* acc, int64_t acc_row) {
+  Simd::F sum[Rows][Vectors];
+  unroll<Rows>([&](auto r) TF_LAMBDA {
+    unroll<Vectors>([&](auto v) TF_LAMBDA { sum[r][v] = Simd::load(acc + r * acc_row + v * 8); });
+  });
+  for (int p = positions.begin; p < positions.end; ++p) {
+    const float* value = values[p] + offset;
+    Simd::F w[Rows];
+    unroll<Rows>([&](auto r) TF_LAMBDA { w[r] = Simd::set(weights[r * kScoreRow + p]); });
+    unroll<Vectors>([&](auto v) TF_LAMBDA {
+      const Simd::F x = Vectors == 1 && lanes < 8 ? Simd::load_n(value, lanes) : Simd::load(value + v * 8);
+      unroll<Rows>([&](auto r) TF_LAMBDA { sum[r][v] = Simd::fma(w[r], x, sum[r][v]); });
+    });
+  }
+  unroll<Rows>([&](auto r) TF_LAMBDA {
+    unroll<Vectors>([&](auto v) TF_LAMBDA { Simd::store(acc + r * acc_row + v * 8, sum[r][v]); });
+  });
+}
+
+template <int Rows>
+void weigh_rows(const float* const* values, int depth, Range positions, const float* weights,
+                float* acc, int64_t acc_row) {
+  if (positions.empty()) return;
+  int d = 0;
+  for (; d + 32 <= depth; d += 32) weigh<Rows, 4>(values, d, 8, positions, weights, acc + d, acc_row);
+  for (; d + 8 <= depth; d += 8) weigh<Rows, 1>(values, d, 8, positions, weights, acc + d, acc_row);
+  if (d < depth) weigh<Rows, 1>(values, d, depth - d, positions, weights, acc + d, acc_row);
+}
+
+// Rows of one tile over one slice of positions. A row's own range may differ at the slice's edges:
+// there rows go one by one, in the middle together; for each row positions stay in order.
+template <int Rows>
+void weigh_tile(const AttendTile& t, int64_t span, const float* const* values, Range slice, int row,
+                const float* weights, float* acc, int64_t acc_row) {
+  const auto clip = [&](int r) {
+    const Range own = row_range(t, span, (row + r) / t.group);
+    return Range{own.begin > slice.begin ? own.begin : slice.begin,
+                 own.end < slice.end ? own.end : slice.end};
+  };
+  const Range oldest = clip(0), newest = clip(Rows - 1);  // rows ascend by position, so do ranges
+  const Range common{newest.begin, oldest.end};
+  if (Rows == 1 || common.empty()) {
+    for (int r = 0; r < Rows; ++r) {
+      weigh_rows<1>(values, t.head_dim, clip(r), weights + r * kScoreRow, acc + r * acc_row, acc_row);
+    }
+    return;
+  }
+  for (int r = 0; r < Rows; ++r) {
+    weigh_rows<1>(values, t.head_dim, Range{clip(r).begin, common.begin}, weights + r * kScoreRow,
+                  acc + r * acc_row, acc_row);
+  }
+  weigh_rows<Rows>(values, t.head_dim, common, weights, acc, acc_row);
+  for (int r = 0; r < Rows; ++r) {
+    weigh_rows<1>(values, t.head_dim, Range{common.end, clip(r).end}, weights + r * kScoreRow,
+                  acc + r * acc_row, acc_row);
+  }
+}
+
+// Where each key of the tile's range begins. Positions outside it (block table -1) are never touched;
+// up to three entries past the end repeat the last, for the groups of four in `dots`.
+TF_INLINE void locate(const AttendTile& t, int64_t span, Range positions, const float** keys) {
+  int64_t block = (span * kSpan + positions.begin) / t.block_tokens;
+  int slot = static_cast<int>((span * kSpan + positions.begin) % t.block_tokens);
+  for (int p = positions.begin; p < positions.end; ++block, slot = 0) {
+    const float* key = t.cache + t.table[block] * t.cache_block + slot * t.cache_token;
+    for (; slot < t.block_tokens && p < positions.end; ++slot, ++p, key += t.cache_token) keys[p] = key;
+  }
+  for (int i = 0; i < 3; ++i) keys[positions.end + i] = keys[positions.end - 1];
+}
+
+template <class F>
+TF_INLINE void each_tile(int rows, const F& f) {
+  const int tiles = (rows + Simd::attend_rows - 1) / Simd::attend_rows;
+  for (int i = 0; i < tiles; ++i) {
+    const TileRange tile = tile_of(rows, Simd::attend_rows, i);
+    const int row = static_cast<int>(tile.begin);
+    if (tile.rows == 3) f(std::integral_constant<int, 3>{}, row);
+    else if (tile.rows == 2) f(std::integral_constant<int, 2>{}, row);
+    else f(std::integral_constant<int, 1>{}, row);
+  }
+}
+
+void attend_span(const AttendTile& t, int64_t span, float* partial, float* scratch) {
+  const int rows = t.tokens * t.group;
+  const int64_t row_floats = attend_row_floats(t.head_dim);
+  const Range all{row_range(t, span, 0).begin, row_range(t, span, t.tokens - 1).end};
+  float* scores = scratch;
+  const float** keys = reinterpret_cast<const float**>(scratch + rows * kScoreRow);
+  std::memset(partial, 0, rows * row_floats * sizeof(float));
+  if (all.empty()) {
+    for (int r = 0; r < rows; ++r) partial[r * row_floats + 1] = -1.0f;
+    return;
+  }
+  locate(t, span, all, keys);
+
+  // Slices of keys small enough to stay in the first-level cache while all rows pass.
+  const int step = t.head_dim <= 64 ? 32 : t.head_dim <= 128 ? 16 : 8;
+  for (int p = all.begin; p < all.end; p += step) {
+    const Range slice{p, p + step < all.end ? p + step : all.end};
+    each_tile(rows, [&](auto n, int row) {
+      score_rows<n>(t, keys, slice, row, scores + row * kScoreRow);
+    });
+  }
+  for (int r = 0; r < rows; ++r) {
+    const Range seen = row_range(t, span, r / t.group);
+    float* head = partial + r * row_floats;
+    if (seen.empty()) head[1] = -1.0f;
+    else soften(t, seen, scores + r * kScoreRow, head);
+  }
+  for (int p = all.begin; p < all.end; ++p) keys[p] += t.cache_values;
+  for (int p = all.begin; p < all.end; p += 2 * step) {
+    const Range slice{p, p + 2 * step < all.end ? p + 2 * step : all.end};
+    each_tile(rows, [&](auto n, int row) {
+      weigh_tile<n>(t, span, keys, slice, row, scores + row * kScoreRow, partial + row * row_floats + 8,
+                    row_floats);
+    });
+  }
+}
+
+// total := total merged with the next span's partial.
+void attend_merge(const AttendTile& t, float* total, const float* partial) {
+  const int64_t row_floats = attend_row_floats(t.head_dim);
+  for (int r = 0; r < t.tokens * t.group; ++r, total += row_floats, partial += row_floats) {
+    if (partial[1] < 0.0f) continue;
+    if (total[1] < 0.0f) {
+      std::memcpy(total, partial, row_floats * sizeof(float));
+      continue;
+    }
+    const Simd::F old_m = Simd::set(total[0]), new_m = Simd::set(partial[0]);
+    const Simd::F m = Simd::max(old_m, new_m);
+    const Simd::F a = exp_lanes(Simd::sub(old_m, m)), b = exp_lanes(Simd::sub(new_m, m));
+    for (int64_t d = 0; d < row_floats; d += 8) {  // the head's l is merged like the rest
+      const Simd::F sum = Simd::mul(Simd::load(partial + d), b);
+      Simd::store(total + d, Simd::fma(Simd::load(total + d), a, sum));
+    }
+    Simd::store_n(total, m, 1);
+  }
+}
+
+void attend_finish(const AttendTile& t, const float* total) {
+  const int64_t row_floats = attend_row_floats(t.head_dim);
+  for (int r = 0; r < t.tokens * t.group; ++r, total += row_floats) {
+    float* out = t.out + r / t.group * t.out_token + r % t.group * t.out_head;
+    const Simd::F sum = Simd::set(total[1]);
+    for (int d = 0; d < t.head_dim; d += 8) {
+      const int n = t.head_dim - d < 8 ? t.head_dim - d : 8;
+      Simd::store_n(out + d, Simd::div(Simd::load(total + 8 + d), sum), n);
+    }
+  }
+}

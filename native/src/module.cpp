@@ -1,0 +1,117 @@
+// tenfold._native: numbers and addresses in, nothing else. Shapes and types are checked in Python
+// (kernels/native.py); what depends on the data (ids, slots, block tables) is checked here.
+#include <nanobind/nanobind.h>
+
+#include <optional>
+#include <stdexcept>
+
+#include "runtime.hpp"
+
+namespace nb = nanobind;
+using namespace tenfold;
+
+namespace {
+
+using Address = uintptr_t;
+
+template <class T>
+T* at(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+Kind kind_of(int code) {
+  if (code < 0 || code >= kKinds) throw std::invalid_argument("unknown weight kind code");
+  return static_cast<Kind>(code);
+}
+
+// Lets other Python threads run, for calls long enough to be worth the hand-over.
+class Unlocked {
+ public:
+  explicit Unlocked(bool worth) {
+    if (worth) release_.emplace();
+  }
+
+ private:
+  std::optional<nb::gil_scoped_release> release_;
+};
+
+constexpr int64_t kLong = 1 << 20;  // multiply-adds, or as many elements times sixteen
+
+int64_t packed_bytes(int kind, int64_t rows, int64_t cols) {
+  return panel_count(rows) * panel_bytes(kind_of(kind), cols);
+}
+
+void linear(Runtime& self, int kind, Address w, int64_t rows, int64_t cols, Address x, int64_t tokens,
+            int64_t x_row, Address bias, Address y) {
+  const Unlocked unlocked(tokens * rows * cols >= kLong);
+  self.linear({kind_of(kind), at<uint8_t>(w), rows, cols, at<float>(bias)}, at<float>(x), tokens, x_row,
+              at<float>(y));
+}
+
+void attention(Runtime& self, Address q, int64_t tokens, int64_t heads, int64_t head_dim, int64_t q_token,
+               int64_t q_head, Address cache, int64_t blocks, int64_t kv_heads, int64_t block_tokens,
+               int64_t block_stride, int64_t layer_stride, int64_t kv_stride, int64_t head_stride,
+               int64_t token_stride, int64_t layer, Address table, int64_t sequences, int64_t columns,
+               int64_t table_stride, Address starts, Address context, float scale, int64_t window,
+               float softcap, Address out) {
+  const Unlocked unlocked(true);
+  self.attention({{at<float>(q), tokens, heads, q_token, q_head, head_dim},
+                  {at<float>(cache), blocks, 0, kv_heads, block_tokens, head_dim, block_stride,
+                   layer_stride, kv_stride, head_stride, token_stride},
+                  layer, at<int32_t>(table), sequences, columns, table_stride, at<int32_t>(starts),
+                  at<int32_t>(context), scale, window, softcap, at<float>(out)});
+}
+
+void store_kv(Runtime& self, Address k, int64_t k_token, int64_t k_head, Address v, int64_t v_token,
+              int64_t v_head, int64_t tokens, Address cache, int64_t blocks, int64_t kv_heads,
+              int64_t block_tokens, int64_t head_dim, int64_t block_stride, int64_t layer_stride,
+              int64_t kv_stride, int64_t head_stride, int64_t token_stride, int64_t layer, Address slots) {
+  self.store_kv({at<float>(k), tokens, kv_heads, k_token, k_head, head_dim},
+                {at<float>(v), tokens, kv_heads, v_token, v_head, head_dim},
+                {at<float>(cache), blocks, 0, kv_heads, block_tokens, head_dim, block_stride, layer_stride,
+                 kv_stride, head_stride, token_stride},
+                layer, at<int32_t>(slots));
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+  nb::set_leak_warnings(false);  // a Kernels object may live until the process ends
+  m.def("packed_bytes", packed_bytes);
+  m.def("best_arch", [] { return choose_arch("")->name; });
+  nb::class_<Runtime>(m, "Runtime")
+      .def(nb::init<int, const char*>())
+      .def_prop_ro("threads", &Runtime::threads)
+      .def_prop_ro("arch", &Runtime::arch_name)
+      .def("pack",
+           [](Runtime& self, int kind, int64_t rows, int64_t cols, Address raw, Address out) {
+             const Unlocked unlocked(true);
+             self.pack(kind_of(kind), rows, cols, at<uint8_t>(raw), at<uint8_t>(out));
+           })
+      .def("linear", linear)
+      .def("embed",
+           [](Runtime& self, int kind, Address w, int64_t rows, int64_t cols, Address ids, int64_t tokens,
+              Address y) {
+             self.embed({kind_of(kind), at<uint8_t>(w), rows, cols, nullptr}, at<int32_t>(ids), tokens,
+                        at<float>(y));
+           })
+      .def("rms_norm",
+           [](Runtime& self, Address x, int64_t tokens, int64_t heads, int64_t n, int64_t token_stride,
+              int64_t head_stride, Address weight, float eps, Address y) {
+             self.rms_norm({at<float>(x), tokens, heads, token_stride, head_stride, n}, at<float>(weight),
+                           eps, at<float>(y));
+           })
+      .def("gated",
+           [](Runtime& self, Address x, int64_t tokens, int64_t x_row, int64_t half, bool gelu, Address y) {
+             const Unlocked unlocked(tokens * half * 16 >= kLong);
+             self.gated(at<float>(x), tokens, x_row, half, gelu, at<float>(y));
+           })
+      .def("rope",
+           [](Runtime& self, Address x, int64_t tokens, int64_t heads, int64_t n, int64_t token_stride,
+              int64_t head_stride, Address positions, Address cos, Address sin, int64_t table) {
+             self.rope({at<float>(x), tokens, heads, token_stride, head_stride, n}, at<int32_t>(positions),
+                       at<float>(cos), at<float>(sin), table);
+           })
+      .def("store_kv", store_kv)
+      .def("attention", attention);
+}

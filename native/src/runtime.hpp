@@ -1,0 +1,91 @@
+// The operations as Python calls them: checks, threads and scratch memory around one Arch.
+//
+// One Runtime per Kernels object; calls from several threads take turns. In a forked child the pool
+// is made anew on first use (the parent's threads do not exist there).
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "arch.hpp"
+#include "pool.hpp"
+
+namespace tenfold {
+
+class Buffer {  // 64-byte aligned floats that only grow
+ public:
+  ~Buffer();
+  float* floats(int64_t count);
+
+ private:
+  float* data_ = nullptr;
+  int64_t size_ = 0;
+};
+
+struct Rows {  // T rows of H x n floats with strides; H = 1 for plain matrices
+  float* data;
+  int64_t tokens, heads, token_stride, head_stride, n;
+};
+
+struct Cache {  // keys and values: (blocks, layers, 2, heads, block tokens, head dim), strides in floats
+  float* data;
+  int64_t blocks, layers, heads, block_tokens, head_dim;
+  int64_t block_stride, layer_stride, kv_stride, head_stride, token_stride;
+};
+
+struct Attend {
+  Rows q;
+  Cache cache;
+  int64_t layer;
+  const int32_t* table;
+  int64_t sequences, columns, table_stride;
+  const int32_t* starts;
+  const int32_t* context;
+  float scale;
+  int64_t window;  // 0: none
+  float softcap;   // 0: none
+  float* out;      // (T, H, D), dense
+};
+
+class Runtime {
+ public:
+  Runtime(int threads, const char* arch);
+  ~Runtime();
+
+  const char* arch_name() const { return arch_->name; }
+  int threads() const { return threads_; }
+
+  void pack(Kind kind, int64_t rows, int64_t cols, const uint8_t* raw, uint8_t* out);
+  void linear(const Matrix& w, const float* x, int64_t tokens, int64_t x_row, float* y);
+  void embed(const Matrix& w, const int32_t* ids, int64_t tokens, float* y);
+  void rms_norm(const Rows& x, const float* weight, float eps, float* y);
+  void gated(const float* x, int64_t tokens, int64_t x_row, int64_t half, bool gelu, float* y);
+  void rope(const Rows& x, const int32_t* positions, const float* cos, const float* sin, int64_t table);
+  void store_kv(const Rows& k, const Rows& v, const Cache& cache, int64_t layer, const int32_t* slots);
+  void attention(const Attend& a);
+
+ private:
+  struct Item;  // a tile of attention with its sequence's span range
+
+  std::unique_lock<std::mutex> enter();
+  Pool& pool();
+  float* scratch(int64_t floats_each);
+  const float* interleave(const Matrix& w, const float* x, int64_t rows, int64_t x_row);
+  void matrix_rows(const Matrix& w, const float* x, int64_t rows, int64_t x_row, float* y);
+  void plan(const Attend& a, std::vector<Item>& items) const;
+  void run_whole(const std::vector<Item>& items, int64_t rows, int head_dim);
+  void run_spans(const std::vector<Item>& items, int head_dim);
+
+  const Arch* arch_;
+  int threads_;
+  std::mutex mutex_;
+  pid_t owner_;
+  std::unique_ptr<Pool> pool_;
+  Buffer tiles_, scratch_, partials_;
+};
+
+}  // namespace tenfold

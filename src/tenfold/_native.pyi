@@ -1,0 +1,104 @@
+"""The compiled extension (native/src/module.cpp). Addresses and sizes in, no checks of types."""
+
+def packed_bytes(kind: int, rows: int, cols: int) -> int: ...
+def best_arch() -> str: ...
+
+class Runtime:
+    def __init__(self, threads: int, arch: str) -> None: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def arch(self) -> str: ...
+    def pack(self, kind: int, rows: int, cols: int, raw: int, out: int) -> None: ...
+    def linear(
+        self,
+        kind: int,
+        weight: int,
+        rows: int,
+        cols: int,
+        x: int,
+        tokens: int,
+        x_row: int,
+        bias: int,
+        y: int,
+    ) -> None: ...
+    def embed(
+        self, kind: int, weight: int, rows: int, cols: int, ids: int, tokens: int, y: int
+    ) -> None: ...
+    def rms_norm(
+        self,
+        x: int,
+        tokens: int,
+        heads: int,
+        n: int,
+        token_stride: int,
+        head_stride: int,
+        weight: int,
+        eps: float,
+        y: int,
+    ) -> None: ...
+    def gated(self, x: int, tokens: int, x_row: int, half: int, gelu: bool, y: int) -> None: ...
+    def rope(
+        self,
+        x: int,
+        tokens: int,
+        heads: int,
+        n: int,
+        token_stride: int,
+        head_stride: int,
+        positions: int,
+        cos: int,
+        sin: int,
+        table: int,
+    ) -> None: ...
+    def store_kv(
+        self,
+        k: int,
+        k_token: int,
+        k_head: int,
+        v: int,
+        v_token: int,
+        v_head: int,
+        tokens: int,
+        cache: int,
+        blocks: int,
+        kv_heads: int,
+        block_tokens: int,
+        head_dim: int,
+        block_stride: int,
+        layer_stride: int,
+        kv_stride: int,
+        head_stride: int,
+        token_stride: int,
+        layer: int,
+        slots: int,
+    ) -> None: ...
+    def attention(
+        self,
+        q: int,
+        tokens: int,
+        heads: int,
+        head_dim: int,
+        q_token: int,
+        q_head: int,
+        cache: int,
+        blocks: int,
+        kv_heads: int,
+        block_tokens: int,
+        block_stride: int,
+        layer_stride: int,
+        kv_stride: int,
+        head_stride: int,
+        token_stride: int,
+        layer: int,
+        table: int,
+        sequences: int,
+        columns: int,
+        table_stride: int,
+        starts: int,
+        context: int,
+        scale: float,
+        window: int,
+        softcap: float,
+        out: int,
+    ) -> None: ...

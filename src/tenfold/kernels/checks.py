@@ -1,0 +1,123 @@
+"""Shape and type checks shared by every column of the table. Knows nothing of how they compute."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tenfold.core.errors import TenfoldError
+from tenfold.kernels.base import PackedWeight, WeightKind
+from tenfold.kernels.quant import raw_bytes
+
+
+class ShapeError(TenfoldError, ValueError):
+    """A tensor's shape, type or index does not fit the operation: a fault of the caller."""
+
+    code = "kernel_shape_error"
+
+
+def floats(name: str, x: Tensor, dims: int) -> None:
+    """``x`` must be float32 on the CPU with ``dims`` dimensions."""
+    if x.dtype is not torch.float32 or not x.is_cpu or x.dim() != dims:
+        raise ShapeError(
+            f"{name} must be float32 on the CPU with {dims} dimensions, "
+            f"not {x.dtype} on {x.device} of shape {tuple(x.shape)}"
+        )
+
+
+def indices(name: str, x: Tensor, *shape: int) -> Tensor:
+    """``x`` must be int32 of this shape (-1: any size); returned with its last dimension dense."""
+    if (
+        x.dtype is not torch.int32
+        or not x.is_cpu
+        or x.dim() != len(shape)
+        or any(want not in (-1, have) for want, have in zip(shape, x.shape, strict=True))
+    ):
+        raise ShapeError(
+            f"{name} must be int32 on the CPU of shape {shape}, "
+            f"not {x.dtype} on {x.device} of shape {tuple(x.shape)}"
+        )
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def vector(name: str, x: Tensor, size: int) -> Tensor:
+    """``x`` must be float32 of this one size; returned dense."""
+    floats(name, x, 1)
+    if x.shape[0] != size:
+        raise ShapeError(f"{name} has {x.shape[0]} values, needs {size}")
+    return x.contiguous()
+
+
+def dense_rows(x: Tensor) -> Tensor:
+    """The same values with the last dimension contiguous; a copy only where it is not."""
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def weight_matches(weight: PackedWeight, layout: str, cols: int | None = None) -> None:
+    if weight.layout != layout:
+        raise ShapeError(f"weight is packed as {weight.layout!r}; these kernels read {layout!r}")
+    if cols is not None and weight.cols != cols:
+        raise ShapeError(f"input has {cols} features, the weight takes {weight.cols}")
+
+
+def packing(kind: WeightKind, rows: int, cols: int, raw: Tensor, out: Tensor, packed: int) -> None:
+    """``raw`` must hold the matrix and ``out`` have room for it; both dense uint8."""
+    for name, x, size in (("raw", raw, raw_bytes(kind, rows, cols)), ("out", out, packed)):
+        if x.dtype is not torch.uint8 or not x.is_cpu or not x.is_contiguous() or x.numel() != size:
+            raise ShapeError(
+                f"{name} of a {kind} matrix {rows} x {cols} must be {size} dense bytes (uint8), "
+                f"not {x.numel()} values of {x.dtype}"
+            )
+
+
+def cache_shape(cache: Tensor, layer: int, kv_heads: int, head_dim: int) -> None:
+    """``cache`` must be (blocks, layers, 2, K, block tokens, D) and hold ``layer``."""
+    floats("cache", cache, 6)
+    _, layers, pair, heads, _, dim = cache.shape
+    if pair != 2 or heads != kv_heads or dim != head_dim or not heads or cache.stride(5) != 1:
+        raise ShapeError(
+            f"cache must be (blocks, layers, 2, {kv_heads}, block tokens, {head_dim}), dense over "
+            f"the last, not {tuple(cache.shape)}"
+        )
+    if not 0 <= layer < layers:
+        raise ShapeError(f"layer {layer} is outside the cache of {layers} layers")
+
+
+def gated(gate_up_TI: Tensor, activation: str) -> None:
+    if gate_up_TI.shape[1] % 2:
+        raise ShapeError(f"gate_up has {gate_up_TI.shape[1]} features, an odd number")
+    if activation not in ("silu", "gelu_tanh"):
+        raise ShapeError(f"unknown activation {activation!r}; known: silu, gelu_tanh")
+
+
+def rope(x_THD: Tensor, cos_PD: Tensor, sin_PD: Tensor) -> None:
+    floats("x", x_THD, 3)
+    floats("cos", cos_PD, 2)
+    floats("sin", sin_PD, 2)
+    if cos_PD.shape != sin_PD.shape or cos_PD.shape[1] * 2 != x_THD.shape[2]:
+        raise ShapeError(
+            f"cos {tuple(cos_PD.shape)} and sin {tuple(sin_PD.shape)} must be (positions, "
+            f"half the head dim) for x {tuple(x_THD.shape)}"
+        )
+
+
+def store(k_TKD: Tensor, v_TKD: Tensor, cache: Tensor, layer: int) -> None:
+    floats("k", k_TKD, 3)
+    floats("v", v_TKD, 3)
+    if k_TKD.shape != v_TKD.shape:
+        raise ShapeError(f"k {tuple(k_TKD.shape)} and v {tuple(v_TKD.shape)} differ")
+    cache_shape(cache, layer, k_TKD.shape[1], k_TKD.shape[2])
+
+
+def attention(
+    q_THD: Tensor, cache: Tensor, layer: int, window: int | None, softcap: float | None
+) -> None:
+    floats("q", q_THD, 3)
+    cache_shape(cache, layer, cache.shape[3] if cache.dim() == 6 else 0, q_THD.shape[2])
+    heads, kv_heads = q_THD.shape[1], cache.shape[3]
+    if heads % kv_heads:
+        raise ShapeError(f"{heads} query heads do not divide among {kv_heads} key/value heads")
+    if window is not None and window < 1:
+        raise ShapeError(f"window must be at least 1, not {window}")
+    if softcap is not None and not softcap > 0:
+        raise ShapeError(f"softcap must be above 0, not {softcap}")

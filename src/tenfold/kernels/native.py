@@ -1,0 +1,210 @@
+"""The native rows: the compiled extension behind the contract of base.py.
+
+Passes addresses, sizes and strides down; types and shapes are checked here, values (ids, slots,
+block tables) by the extension. Weights are packed in panels of 32 outputs (native/src/layout.hpp).
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
+
+import torch
+from torch import Tensor
+
+from tenfold.core.errors import ModelFileError, TenfoldError
+from tenfold.kernels import checks
+from tenfold.kernels.base import PackedWeight, WeightKind
+from tenfold.kernels.checks import ShapeError
+from tenfold.kernels.quant import raw_bytes
+
+if TYPE_CHECKING:
+    from tenfold._native import Runtime
+
+
+class NativeKernels:
+    """The native column with its own pool of ``threads`` threads (the caller's included).
+
+    ``extension`` is the module ``tenfold._native``; ``arch`` forces a row by name ("avx2",
+    "portable") instead of the best one for this machine. Calls from several threads take turns.
+    """
+
+    layout = "panel32"
+
+    def __init__(self, extension: ModuleType, threads: int, arch: str = "") -> None:
+        self._extension: Any = extension
+        try:
+            self._runtime: Runtime = self._extension.Runtime(threads, arch)
+        except ValueError as exc:
+            raise ShapeError(str(exc)) from exc
+        self._threads = threads
+        self._arch = self._runtime.arch
+        kinds = ("f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q8_0", "q4_k", "q6_k")
+        self._codes: dict[str, int] = {kind: code for code, kind in enumerate(kinds)}
+
+    @property
+    def threads(self) -> int:
+        return self._threads
+
+    def describe(self) -> str:
+        count = "1 thread" if self._threads == 1 else f"{self._threads} threads"
+        return f"native {self._arch} kernels, {count}"
+
+    def close(self) -> None:
+        self._runtime = _Closed()  # type: ignore[assignment]  # the old one ends its threads
+
+    def packed_bytes(self, kind: WeightKind, rows: int, cols: int) -> int:
+        raw_bytes(kind, rows, cols)
+        return int(self._extension.packed_bytes(self._codes[kind], rows, cols))
+
+    def pack(self, kind: WeightKind, rows: int, cols: int, raw: Tensor, out: Tensor) -> None:
+        checks.packing(kind, rows, cols, raw, out, self.packed_bytes(kind, rows, cols))
+        try:
+            self._runtime.pack(self._codes[kind], rows, cols, raw.data_ptr(), out.data_ptr())
+        except ValueError as exc:
+            raise ModelFileError(f"a {kind} matrix {rows} x {cols}: {exc}") from exc
+
+    def linear(self, x_TI: Tensor, weight: PackedWeight, bias_O: Tensor | None = None) -> Tensor:
+        checks.floats("x", x_TI, 2)
+        tokens, cols = x_TI.shape
+        rows = weight.rows
+        if weight.layout != self.layout or weight.cols != cols:
+            checks.weight_matches(weight, self.layout, cols)
+        stride, inner = x_TI.stride()
+        if inner != 1:
+            x_TI, stride = x_TI.contiguous(), cols
+        bias = 0
+        if bias_O is not None:
+            bias_O = checks.vector("bias", bias_O, rows)
+            bias = bias_O.data_ptr()
+        y_TO = torch.empty((tokens, rows))
+        self._runtime.linear(
+            self._codes[weight.kind], weight.data.data_ptr(), rows, cols,
+            x_TI.data_ptr(), tokens, stride, bias, y_TO.data_ptr(),
+        )  # fmt: skip
+        return y_TO
+
+    def embed(self, ids_T: Tensor, weight: PackedWeight) -> Tensor:
+        checks.weight_matches(weight, self.layout)
+        ids = checks.indices("ids", ids_T, -1)
+        y_TI = torch.empty((ids.shape[0], weight.cols))
+        try:
+            self._runtime.embed(
+                self._codes[weight.kind], weight.data.data_ptr(), weight.rows, weight.cols,
+                ids.data_ptr(), ids.shape[0], y_TI.data_ptr(),
+            )  # fmt: skip
+        except ValueError as exc:
+            _refuse(exc)
+        return y_TI
+
+    def rms_norm(self, x_TI: Tensor, weight_I: Tensor, eps: float) -> Tensor:
+        dims = x_TI.dim()
+        checks.floats("x", x_TI, dims)
+        weight = checks.vector("weight", weight_I, x_TI.shape[-1])
+        if dims == 2:
+            tokens, n = x_TI.shape
+            heads, head_stride = 1, 0
+        elif dims == 3:
+            tokens, heads, n = x_TI.shape
+            head_stride = x_TI.stride(1)
+        else:
+            return self.rms_norm(x_TI.reshape(-1, x_TI.shape[-1]), weight, eps).view(x_TI.shape)
+        x_TI = checks.dense_rows(x_TI)
+        y_TI = torch.empty(x_TI.shape)
+        self._runtime.rms_norm(
+            x_TI.data_ptr(), tokens, heads, n, x_TI.stride(0), head_stride,
+            weight.data_ptr(), eps, y_TI.data_ptr(),
+        )  # fmt: skip
+        return y_TI
+
+    def gated(self, gate_up_TI: Tensor, activation: Literal["silu", "gelu_tanh"]) -> Tensor:
+        checks.floats("gate_up", gate_up_TI, 2)
+        checks.gated(gate_up_TI, activation)
+        x_TI = checks.dense_rows(gate_up_TI)
+        tokens, width = x_TI.shape
+        y_TI = torch.empty((tokens, width // 2))
+        self._runtime.gated(
+            x_TI.data_ptr(), tokens, x_TI.stride(0), width // 2,
+            activation == "gelu_tanh", y_TI.data_ptr(),
+        )  # fmt: skip
+        return y_TI
+
+    def rope(self, x_THD: Tensor, positions_T: Tensor, cos_PD: Tensor, sin_PD: Tensor) -> None:
+        checks.rope(x_THD, cos_PD, sin_PD)
+        tokens, heads, dim = x_THD.shape
+        if x_THD.stride(2) != 1:
+            raise ShapeError("x is rotated in place and must be dense over the head dim")
+        positions = checks.indices("positions", positions_T, tokens)
+        cos, sin = cos_PD.contiguous(), sin_PD.contiguous()
+        try:
+            self._runtime.rope(
+                x_THD.data_ptr(), tokens, heads, dim, x_THD.stride(0), x_THD.stride(1),
+                positions.data_ptr(), cos.data_ptr(), sin.data_ptr(), cos.shape[0],
+            )  # fmt: skip
+        except ValueError as exc:
+            _refuse(exc)
+
+    def store_kv(
+        self, k_TKD: Tensor, v_TKD: Tensor, cache: Tensor, layer: int, slots_T: Tensor
+    ) -> None:
+        checks.store(k_TKD, v_TKD, cache, layer)
+        tokens, heads, dim = k_TKD.shape
+        slots = checks.indices("slots", slots_T, tokens)
+        k, v = checks.dense_rows(k_TKD), checks.dense_rows(v_TKD)
+        block_stride, layer_stride, kv_stride, head_stride, token_stride, _ = cache.stride()
+        try:
+            self._runtime.store_kv(
+                k.data_ptr(), k.stride(0), k.stride(1), v.data_ptr(), v.stride(0), v.stride(1),
+                tokens, cache.data_ptr(), cache.shape[0], heads, cache.shape[4], dim,
+                block_stride, layer_stride, kv_stride, head_stride, token_stride,
+                layer, slots.data_ptr(),
+            )  # fmt: skip
+        except ValueError as exc:
+            _refuse(exc)
+
+    def paged_attention(
+        self,
+        q_THD: Tensor,
+        cache: Tensor,
+        layer: int,
+        table_SB: Tensor,
+        starts_S1: Tensor,
+        context_S: Tensor,
+        *,
+        scale: float,
+        window: int | None = None,
+        softcap: float | None = None,
+    ) -> Tensor:
+        checks.attention(q_THD, cache, layer, window, softcap)
+        q = checks.dense_rows(q_THD)
+        tokens, heads, dim = q.shape
+        table = checks.indices("table", table_SB, -1, -1)
+        sequences, columns = table.shape
+        starts = checks.indices("starts", starts_S1, sequences + 1)
+        context = checks.indices("context", context_S, sequences)
+        blocks, _, _, kv_heads, block_tokens, _ = cache.shape
+        block_stride, layer_stride, kv_stride, head_stride, token_stride, _ = cache.stride()
+        out_THD = torch.empty((tokens, heads, dim))
+        try:
+            self._runtime.attention(
+                q.data_ptr(), tokens, heads, dim, q.stride(0), q.stride(1),
+                cache.data_ptr(), blocks, kv_heads, block_tokens,
+                block_stride, layer_stride, kv_stride, head_stride, token_stride, layer,
+                table.data_ptr(), sequences, columns, table.stride(0),
+                starts.data_ptr(), context.data_ptr(),
+                scale, window or 0, softcap or 0.0, out_THD.data_ptr(),
+            )  # fmt: skip
+        except ValueError as exc:
+            _refuse(exc)
+        return out_THD
+
+
+def _refuse(exc: ValueError) -> NoReturn:
+    raise ShapeError(str(exc)) from exc
+
+
+class _Closed:
+    """Stands where the runtime was, after ``close``."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise TenfoldError("these kernels are closed")

@@ -1,0 +1,76 @@
+"""Chooses a column of the kernel table: native where the extension is there, else torch.
+
+Knows nothing of what the operations compute.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from importlib import import_module
+from types import ModuleType
+from typing import Literal
+
+from tenfold.core.errors import ConfigError
+from tenfold.core.registry import Registry
+from tenfold.kernels.base import Kernels
+
+
+def columns() -> Registry[Callable[[int, str], Kernels]]:
+    """The columns by name; each is made with (threads, why it was chosen)."""
+    return Registry(
+        "kernel column",
+        {
+            "native": "tenfold.kernels.table:native_column",
+            "torch": "tenfold.kernels.table:torch_column",
+        },
+    )
+
+
+def build_kernels(
+    *,
+    native: bool | None = None,
+    mode: Literal["exact", "fast"] = "exact",
+    threads: int = 0,
+) -> Kernels:
+    """The kernels to use. Raises ConfigError where they cannot be had.
+
+    ``native``: True insists on the compiled extension, False on torch, None takes native where it
+    imports. ``threads`` 0 takes every core that this process may use; the torch column keeps
+    torch's own setting, which belongs to the process. No fast mode exists yet: "fast" is refused.
+    """
+    if mode == "fast":
+        raise ConfigError("kernels.mode = fast: no fast mode exists yet; use exact")
+    if mode != "exact":
+        raise ConfigError(f"kernels.mode must be exact or fast, not {mode!r}")
+    if threads < 0:
+        raise ConfigError(f"threads must be 0 (every core) or more, not {threads}")
+    count = threads or len(os.sched_getaffinity(0))
+    if native is False:
+        return columns().get("torch")(count, "as asked")
+    try:
+        return columns().get("native")(count, "")
+    except ImportError as exc:
+        if native:
+            raise ConfigError(
+                f"native kernels were asked for, but the compiled extension does not import: {exc}"
+            ) from exc
+        return columns().get("torch")(count, f"no compiled extension: {exc}")
+
+
+def native_column(threads: int, reason: str) -> Kernels:
+    """Raises ImportError where ``tenfold._native`` was not built or does not load."""
+    from tenfold.kernels.native import NativeKernels
+
+    return NativeKernels(extension(), threads)
+
+
+def torch_column(threads: int, reason: str) -> Kernels:
+    from tenfold.kernels.torch_ref import TorchKernels
+
+    return TorchKernels(reason)
+
+
+def extension() -> ModuleType:
+    """The compiled module, or ImportError."""
+    return import_module("tenfold._native")

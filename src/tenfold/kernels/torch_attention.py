@@ -1,0 +1,99 @@
+"""Attention of one sequence's new tokens over its blocks, in exact sums (see ``exact``).
+
+Scores: keys on grids of 24 bits, queries split in two parts. Weights: exp(score - max), a number
+in [0, 1]; a value vector's own power of two moves into its weight, so that values lie on one fixed
+grid while each row of weights has its own. Every grid depends only on what the row itself sees.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tenfold.kernels import exact
+from tenfold.kernels.checks import ShapeError
+
+POSITION_BITS = 17
+"""Sums over positions are exact up to 2^17 of them."""
+VALUE_BITS = 23
+
+
+def attend_sequence(
+    q_THD: Tensor,
+    cache: Tensor,
+    layer: int,
+    table: list[int],
+    context: int,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    """Rows of one sequence, the first at position ``context`` -> (T, H, D) float32."""
+    tokens, heads, _ = q_THD.shape
+    end = context + tokens
+    if end > 1 << POSITION_BITS:
+        raise ShapeError(
+            f"{end} positions; the torch kernels attend over at most {1 << POSITION_BITS}"
+        )
+    first = max(0, context - window + 1) if window else 0
+    keys, values = _gather(cache, layer, table, first, end)
+    step = max(1, (1 << 21) // (heads * (end - first)))
+    out_THD = torch.empty(q_THD.shape)
+    for at in range(0, tokens, step):
+        rows = q_THD[at : at + step]
+        positions = torch.arange(context + at, context + at + rows.shape[0])[:, None]
+        seen = torch.arange(first, end)[None, :] <= positions
+        if window:
+            seen &= torch.arange(first, end)[None, :] > positions - window
+        out_THD[at : at + step] = _attend(rows, keys, values, seen, scale, softcap)
+    return out_THD
+
+
+def _gather(
+    cache: Tensor, layer: int, table: list[int], first: int, end: int
+) -> tuple[Tensor, Tensor]:
+    """Keys and values (K, P, D) float64 of positions [first, end); no entry before them is read."""
+    block_tokens = cache.shape[4]
+    begin, stop = first // block_tokens, (end - 1) // block_tokens + 1
+    blocks = table[begin:stop]
+    if len(blocks) < stop - begin or not all(0 <= b < cache.shape[0] for b in blocks):
+        raise ShapeError(
+            f"positions {first} to {end} need {stop} blocks within [0, {cache.shape[0]}); "
+            f"the table holds {table[begin:]} from {begin} on"
+        )
+    pages = cache[torch.tensor(blocks), layer]  # (blocks, 2, K, block tokens, D)
+    flat = pages.permute(1, 2, 0, 3, 4).flatten(2, 3)[:, :, first - begin * block_tokens :]
+    keys, values = flat[:, :, : end - first].double().unbind(0)
+    return keys, values
+
+
+def _attend(
+    q_THD: Tensor, keys_KPD: Tensor, values_KPD: Tensor, seen_TP: Tensor, scale: float,
+    softcap: float | None,
+) -> Tensor:  # fmt: skip
+    tokens, heads, dim = q_THD.shape
+    kv_heads = keys_KPD.shape[0]
+    group = heads // kv_heads
+    q_KRD = q_THD.double().view(tokens, kv_heads, group, dim).transpose(0, 1).flatten(1, 2)
+    seen = seen_TP.repeat_interleave(group, dim=0)  # rows: token by token, its heads together
+
+    k_KDP = exact.on_grid(keys_KPD, exact.exponent_of(keys_KPD, 2), 24).transpose(1, 2)
+    bits = exact.MANTISSA - 24 - exact.count_bits(dim)
+    first, second = exact.split(q_KRD, 2, bits)
+    scores = (first @ k_KDP).add_(second @ k_KDP).mul_(scale)
+    if softcap is not None:
+        scores = exact.tanh(scores / softcap).mul_(softcap)
+    scores.masked_fill_(~seen, -torch.inf)
+    weights = exact.exp(scores - scores.amax(-1, keepdim=True)).masked_fill_(~seen, 0.0)
+
+    whole = torch.zeros(1, dtype=torch.int64)  # weights are at most 1
+    total = exact.on_grid(weights, whole, exact.MANTISSA - POSITION_BITS - 1).sum(-1, keepdim=True)
+    finite = torch.isfinite(values_KPD).all(-1)
+    power = exact.exponent_of(values_KPD, 2)
+    unit = exact.on_grid(values_KPD / exact.power_of_two(power), whole, VALUE_BITS)
+    unit.masked_fill_(~finite[:, :, None], 0.0)
+    weights.mul_(exact.power_of_two(power).transpose(1, 2))
+    one, two = exact.split(weights, 2, exact.MANTISSA - POSITION_BITS - VALUE_BITS)
+    out = (one @ unit).add_(two @ unit).div_(total)
+    out.masked_fill_((seen & ~finite[:, None, :]).any(-1, keepdim=True), torch.nan)
+    return out.float().view(kv_heads, tokens, group, dim).transpose(0, 1).reshape(q_THD.shape)
