@@ -8,7 +8,6 @@ from typing import Any
 
 import tokenizers
 from tokenizers import AddedToken
-from tokenizers.processors import TemplateProcessing
 
 from tenfold.core.errors import ModelFileError
 from tenfold.text.tokenizer import END_OF_TURN, TokenizerParts
@@ -38,7 +37,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def folder_parts(folder: Path) -> TokenizerParts:
-    """Read tokenizer.json and the files beside it. Raises ModelFileError."""
+    """Read tokenizer.json and the files beside it. Raises ModelFileError.
+
+    What is added around a text (BOS, [CLS]) is tokenizer.json's own; ``add_bos_token`` in
+    tokenizer_config.json says nothing beside it, as in transformers.
+    """
     file = folder / "tokenizer.json"
     if not file.is_file():
         raise ModelFileError(
@@ -54,7 +57,6 @@ def folder_parts(folder: Path) -> TokenizerParts:
     config = read_json(folder / "tokenizer_config.json")
     roles = _roles(config, read_json(folder / "special_tokens_map.json"))
     _add_missing(backend, config, roles)
-    _adjust_ends(backend, config, roles)
     return TokenizerParts(backend, roles, _eos_ids(folder, backend, roles))
 
 
@@ -83,25 +85,6 @@ def _add_missing(
     known.update(token.content for token in tokens)
     named = dict.fromkeys(text for text in roles.values() if text not in known)
     backend.add_tokens(tokens + [AddedToken(text, special=True) for text in named])
-
-
-def _adjust_ends(
-    backend: tokenizers.Tokenizer, config: dict[str, Any], roles: dict[str, str]
-) -> None:
-    """``add_bos_token`` and ``add_eos_token``, where they are set, overrule tokenizer.json."""
-    if "add_bos_token" not in config and "add_eos_token" not in config:
-        return
-    bos = roles.get("bos_token") if config.get("add_bos_token") else None
-    eos = roles.get("eos_token") if config.get("add_eos_token") else None
-
-    def around(text: str, type_id: int) -> list[str]:
-        return [f"{part}:{type_id}" for part in (bos, text, eos) if part is not None]
-
-    backend.post_processor = TemplateProcessing(
-        single=around("$A", 0),
-        pair=around("$A", 0) + around("$B", 1),
-        special_tokens=[(text, backend.token_to_id(text)) for text in (bos, eos) if text],
-    )
 
 
 def _eos_ids(folder: Path, backend: tokenizers.Tokenizer, roles: dict[str, str]) -> list[int]:
