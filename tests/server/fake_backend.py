@@ -1,4 +1,4 @@
-"""A backend without models: scripted tokens, gates to hold them back, a memory of what was asked."""
+"""A backend without models: scripted tokens, gates to hold them back, a memory of the asked."""
 
 from __future__ import annotations
 

@@ -104,9 +104,7 @@ LOCAL = {"host": "127.0.0.1:8000"}
         ({}, "127.0.0.1", 403),
     ],
 )
-async def test_admin_without_a_key(
-    headers: dict[str, str], peer: str | None, status: int
-) -> None:
+async def test_admin_without_a_key(headers: dict[str, str], peer: str | None, status: int) -> None:
     auth = Authenticator(ServerSettings())
     try:
         caller = auth.caller("/v1/admin/queue", headers, peer)
@@ -136,7 +134,9 @@ async def test_cors(backend: FakeBackend) -> None:
     async with client_of(app) as client:
         reply = await client.options(CHAT_URL, headers=preflight)
         assert reply.headers["access-control-allow-origin"] == "https://app.example"
-        reply = await client.options(CHAT_URL, headers={**preflight, "Origin": "https://evil.example"})
+        reply = await client.options(
+            CHAT_URL, headers={**preflight, "Origin": "https://evil.example"}
+        )
         assert "access-control-allow-origin" not in reply.headers
         reply = await client.get("/v1/models", headers={"Origin": "https://app.example"})
         assert reply.status_code == 401

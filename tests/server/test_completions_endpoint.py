@@ -88,9 +88,7 @@ async def test_nulls_are_absent(client: httpx.AsyncClient) -> None:
     assert (await client.post(URL, json=body)).status_code == 200
 
 
-async def test_one_failing_prompt_ends_all(
-    client: httpx.AsyncClient, backend: FakeBackend
-) -> None:
+async def test_one_failing_prompt_ends_all(client: httpx.AsyncClient, backend: FakeBackend) -> None:
     backend.fail = Overloaded("full", retry_after=1)
     reply = await client.post(URL, json={"model": "base", "prompt": ["a", "b", "c"]})
     assert reply.status_code == 429

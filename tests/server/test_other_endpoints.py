@@ -106,9 +106,7 @@ async def test_detokenize(client: httpx.AsyncClient) -> None:
         ("/detokenize", {"model": "tiny", "tokens": [-1]}),
     ],
 )
-async def test_tokens_refused(
-    client: httpx.AsyncClient, path: str, body: dict[str, Any]
-) -> None:
+async def test_tokens_refused(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> None:
     assert (await client.post(path, json=body)).status_code == 400
 
 

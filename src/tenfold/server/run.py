@@ -84,6 +84,7 @@ def _config(app: FastAPI) -> uvicorn.Config:
         access_log=False,
         server_header=False,
         ws="none",
+        lifespan="off",
         # A header must not be able to make a far peer look like this machine.
         proxy_headers=False,
         timeout_graceful_shutdown=_FAREWELL,

@@ -108,7 +108,7 @@ def template_kwargs(kwargs: dict[str, Any] | None) -> dict[str, Any]:
     for name in kwargs or ():
         if name in RESERVED_KWARGS:
             raise InvalidRequest(
-                f"chat_template_kwargs may not set {name!r}; the server does",
+                f"chat_template_kwargs.{name} may not be set; the server sets {name} itself",
                 param=f"chat_template_kwargs.{name}",
             )
     return dict(kwargs or {})
