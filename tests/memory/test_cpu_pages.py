@@ -61,6 +61,18 @@ def test_reservations_are_counted_apart(backend, page_bytes):
     assert backend.census(spaces) == (sum(want), want)
 
 
+def test_huge_pages_are_asked_for_where_they_fit_and_refused_elsewhere(backend, page_bytes):
+    kernel = Kernel()
+    if not kernel.huge_page_bytes():
+        pytest.skip("this kernel has no transparent huge pages")
+    space = backend.reserve(4)
+    backend.map(space, 0, 4)
+    entry = kernel.smaps().split(b"%x-" % space.address)[1]
+    flags = entry.split(b"VmFlags:")[1].split(b"\n")[0].split()
+    fits = page_bytes % kernel.huge_page_bytes() == 0
+    assert (b"hg" in flags, b"nh" in flags) == (fits, not fits)
+
+
 def test_two_backends_do_not_know_each_other(name, page_bytes):
     one, two = open_backend(name, page_bytes), open_backend(name, page_bytes)
     space = one.reserve(2)
@@ -99,6 +111,7 @@ def test_a_view_may_be_read_after_its_range_is_gone(backend):
     backend.map(space, 0, 3)
     seen.fill_(5)
     backend.release(space)
+    del space  # now only the view holds the addresses
     gc.collect()
     assert not seen.any()
     assert backend.total_resident_bytes() == 0

@@ -1,4 +1,4 @@
-"""What the pool promises, one promise a test; each pool is checked against the system at the end."""
+"""What the pool promises, a promise a test. Each pool is checked against the system at the end."""
 
 from __future__ import annotations
 
@@ -56,6 +56,7 @@ def test_limits_hold_and_may_be_lowered_below_use(make_pool):
     assert two.map([7]) and two.available() == 0
     pool.set_limit("a", 2)  # what is there stays
     assert one.mapped_pages == 3 and not one.map([5])
+    assert one.map([])  # asks for nothing
     one.unmap([0, 1])
     assert not one.map([5])
     one.unmap([2])

@@ -174,7 +174,7 @@ def live(name: str, page_bytes: int, examples: int, steps: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["anon", "memfd"])
-@pytest.mark.parametrize(("page_bytes", "examples"), [(64 << 10, 40), (2 << 20, 15)])
+@pytest.mark.parametrize(("page_bytes", "examples"), [(64 << 10, 25), (2 << 20, 8)])
 def test_random_lives(name: str, page_bytes: int, examples: int) -> None:
     live(name, page_bytes, examples, steps=25)
 
@@ -183,4 +183,4 @@ def test_random_lives(name: str, page_bytes: int, examples: int) -> None:
 @pytest.mark.parametrize("name", ["anon", "memfd"])
 @pytest.mark.parametrize("page_bytes", [4 << 10, 64 << 10, 256 << 10, 2 << 20])
 def test_many_random_lives(name: str, page_bytes: int) -> None:
-    live(name, page_bytes, examples=60, steps=50)
+    live(name, page_bytes, examples=20, steps=40)

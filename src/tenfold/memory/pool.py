@@ -164,6 +164,8 @@ class PagePool:
         """See ``VirtualRange.map``."""
         with self._lock:
             self._expect(vrange, pages, mapped=False)
+            if not pages:
+                return True  # even for an owner above its limit
             again = [page for page in pages if vrange.state[page] == RESERVED]
             fresh = [page for page in pages if vrange.state[page] == FREE]
             vrange.refusal = self._over_budget(vrange, len(pages))
