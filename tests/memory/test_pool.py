@@ -243,6 +243,7 @@ def test_stats(make_pool):
     assert one.map([0, 4])
     stats = pool.stats()
     assert (stats.page_bytes, stats.capacity, stats.virtual) == (SMALL, 16, 7)
+    assert pool.total_resident_bytes() == (stats.mapped + stats.reserved) * SMALL
     assert (stats.owners["a"].mapped, stats.owners["a"].virtual) == (2, 5)
     assert (stats.owners["b"].mapped, stats.owners["b"].limit) == (0, 3)
 

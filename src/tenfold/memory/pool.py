@@ -17,6 +17,8 @@ from tenfold.core.errors import ConfigError, Conflict, OutOfMemory
 from tenfold.memory.base import PageBackend
 from tenfold.memory.ranges import FREE, MAPPED, RESERVED, Run, VirtualRange, runs
 
+__all__ = ["OwnerStats", "PagePool", "PoolStats", "VirtualRange"]
+
 
 @dataclass(slots=True)
 class OwnerStats:
@@ -132,6 +134,11 @@ class PagePool:
                 virtual=sum(found.pages for found in self._ranges.values()),
                 owners=owners,
             )
+
+    def total_resident_bytes(self) -> int:
+        """Physical bytes the pool holds, by the operating system's count (some milliseconds)."""
+        with self._lock:
+            return self.backend.total_resident_bytes()
 
     def check(self) -> list[str]:
         """Compare the ledger with itself and with the operating system; the differences, in words.
