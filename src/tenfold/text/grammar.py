@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tenfold.core.errors import InvalidRequest, TenfoldError
 from tenfold.core.types import Constraint
 from tenfold.text.grammar_check import GRAMMAR_SECONDS, GrammarGate, validate_constraint
-from tenfold.text.grammar_source import brief, field_of, grammar_text, refuse
+from tenfold.text.grammar_source import field_of, grammar_text, refuse
 
 __all__ = [
     "GRAMMAR_SECONDS",
@@ -43,6 +43,8 @@ class ByteTokenizer(Protocol):
 
     @property
     def special_ids(self) -> Collection[int]: ...
+
+    def encode(self, text: str, *, special: bool, parse_special: bool) -> list[int]: ...
 
     def token_bytes(self, id: int, /) -> bytes: ...
 
@@ -124,8 +126,8 @@ class Matcher:
 class GrammarFactory:
     """Makes matchers for one model. Safe to share by threads.
 
-    ``seconds`` of processor time may be spent on a request's grammar, compiling included. ``eos_ids``
-    are the ids that end an answer, where the model knows better than its tokeniser.
+    ``seconds`` of processor time may be spent on a request's grammar, compiling included.
+    ``eos_ids`` are the ids that end an answer, where the model knows better than its tokeniser.
     """
 
     def __init__(
@@ -144,7 +146,7 @@ class GrammarFactory:
         self._lltokenizer: Any = None
 
     def prepare(self) -> None:
-        """Build the token trie now: 0.2 s for 49k tokens, seconds for 262k. Else built on first use."""
+        """Build the token trie now: under a second for 49k tokens, seconds for 262k."""
         with self._lock:
             self._prepared()
 
@@ -217,26 +219,33 @@ class _Vocabulary:
         self.eos_token_id = eos_ids[0]
         self.bos_token_id = None
         self.special_token_ids = sorted({*tokenizer.special_ids, *eos_ids})
-        self._by_bytes = {token: id for id, token in enumerate(self.tokens)}
+        self._tokenizer = tokenizer
+        self._by_bytes = {token: id for id, token in enumerate(self.tokens) if token}
+        self._longest = max(map(len, self._by_bytes))
 
     def __call__(self, text: bytes) -> list[int]:
-        """Some tokens that spell ``text``. llguidance asks only where it forces whole tokens, which
-        is not used here: masks and accepted tokens do not depend on it."""
+        """Tokens that spell ``text``: the model's own, since what a grammar forces should be
+        spelled as the model learned it. Some tokenisers start a text with a space of their own;
+        and llguidance may ask for half a character: then the longest tokens that fit."""
+        try:
+            ids = self._tokenizer.encode(text.decode(), special=False, parse_special=False)
+        except UnicodeDecodeError:
+            ids = []
+        if b"".join(self.tokens[id] for id in ids) == text:
+            return ids
+        return self._longest_fitting(text)
+
+    def _longest_fitting(self, text: bytes) -> list[int]:
         found: list[int] = []
         at = 0
         while at < len(text):
-            size = next(
-                (
-                    n
-                    for n in range(min(16, len(text) - at), 0, -1)
-                    if text[at : at + n] in self._by_bytes
-                ),
-                0,
-            )
-            if not size:
+            for end in range(min(len(text), at + self._longest), at, -1):
+                if (id := self._by_bytes.get(text[at:end])) is not None:
+                    break
+            else:
                 break
-            found.append(self._by_bytes[text[at : at + size]])
-            at += size
+            found.append(id)
+            at = end
         return found
 
 

@@ -26,8 +26,9 @@ _SMALL_SCHEMA_CHARS = 8 * 1024
 _SMALL_SCHEMA_REFS = 64
 _COSTLY_KEYWORDS = re.compile(
     r'"(?:pattern|patternProperties|propertyNames|allOf|multipleOf|minLength|maxLength'
-    r"|minItems|maxItems|minProperties|maxProperties|x-guidance)"|\\u"
+    r'|minItems|maxItems|minProperties|maxProperties|x-guidance)"|\\u'
 )
+"""``\\u``: an escape could spell one of these words unseen."""
 
 
 def validate_constraint(
@@ -66,7 +67,7 @@ def is_harmless(constraint: Constraint) -> bool:
 
 
 class GrammarGate:
-    """``validate_constraint`` with a memory of its verdicts, for a server. Safe to share by threads.
+    """``validate_constraint`` with a memory of its verdicts, for a server. Threads may share it.
 
     At most ``parallel`` child processes run at once, so that a flood of grammars cannot take the
     machine; further callers wait their turn.

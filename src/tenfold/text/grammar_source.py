@@ -56,7 +56,7 @@ def grammar_text(constraint: Constraint, *, param: str | None = None) -> str:
         case "json_schema":
             return _json_grammar(_parse_schema(text, field))
         case "regex":
-            return str(LLMatcher.grammar_from_regex(text))
+            return str(LLMatcher.grammar_from_lark(f"start: /{_ascii_regex(text, field)}/"))
         case "grammar":
             if "::=" in text:
                 raise InvalidRequest(
@@ -97,6 +97,20 @@ def _parse_schema(text: str, field: str) -> Any:
             param=field,
         )
     return schema
+
+
+def _ascii_regex(text: str, field: str) -> str:
+    r"""The regex as a Lark literal, with ``\d``, ``\w`` and ``\s`` meaning ASCII.
+
+    llguidance's own meaning is Unicode's, where ``\d`` also is the digit of any other script: a
+    "number" that few programs could read.
+    """
+    from llguidance import regex_to_lark
+
+    slashes = len(text) - len(text.rstrip("\\"))
+    if slashes % 2:
+        raise InvalidRequest(f"{field} ends in a lone backslash", param=field)
+    return str(regex_to_lark(text, use_ascii="dws"))
 
 
 def _no_constant(name: str) -> NoReturn:

@@ -3,8 +3,9 @@
 llguidance counts "fuel", not time, and does not count all of it: some grammars of a few hundred
 characters compile for ever, take seconds for a token, or run out of stack and end the process. So
 a grammar from outside is first tried here. Run by path with a number of processor seconds, the
-grammar on standard input; prints one JSON object, ``{"error": null}`` or ``{"error": "message"}``. Imports nothing of Tenfold, so
-that it starts fast, and knows nothing of requests or of the model's real tokeniser.
+grammar on standard input; prints one JSON object, ``{"error": null}`` or ``{"error": "message"}``.
+Imports nothing of Tenfold, so that it starts fast, and knows nothing of requests or of the model's
+real tokeniser.
 """
 
 from __future__ import annotations

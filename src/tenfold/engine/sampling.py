@@ -1,0 +1,148 @@
+"""From a batch of logits to one token per sequence.
+
+The order of things, for each row (vLLM's, where it has one):
+
+1. log-probabilities, if asked for, from the model's own logits, before anything below changes them
+   (what OpenAI's API reports, and vLLM's ``raw_logprobs``);
+2. logit bias; repetition penalty; frequency and presence penalty; ``min_tokens``; grammar
+   (``SamplerState.alter``);
+3. temperature 0: the largest logit, the lowest id among equals. Else temperature, min_p, top_k,
+   top_p (``draw.truncate``), and a draw.
+
+A draw is a function of the request's seed, the position in the output and the row: never of the
+batch, of preemption, or of what was drawn before. A row that cannot be sampled fails alone. Knows
+nothing of ``n``, stop strings, stop ids, or token limits: the step loop ends sequences.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from tenfold.core.errors import InvalidRequest, TenfoldError
+from tenfold.core.types import TokenLogprob
+from tenfold.engine.draw import Row, largest, log_sum_exp, pick, truncate
+from tenfold.engine.sampler_state import SamplerState
+
+LOGPROB_FLOOR = -9999.0
+"""Stands for the logarithm of zero, which JSON cannot carry."""
+
+
+@dataclass(slots=True)
+class Sampled:
+    """One row's outcome: a token, or the error that ends its request (``token`` is then -1)."""
+
+    token: int
+    logprob: TokenLogprob | None = None
+    error: TenfoldError | None = None
+
+
+class Sampler:
+    """Samples for one model, whose name its errors carry. Holds no state of any sequence."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+
+    def sample(self, logits_LV: Tensor, states: Sequence[SamplerState]) -> list[Sampled]:
+        """Choose a token for each row, and record it in the row's state.
+
+        ``logits_LV``: float32, on any device, not changed; row i belongs to ``states[i]``. -inf
+        bars a token; NaN or +inf fail the row. Rows that ask for nothing but the best token cost
+        one argmax each, on the logits' own device.
+        """
+        plain = [
+            state.greedy and not state.alters_logits and state.params.logprobs is None
+            for state in states
+        ]
+        here = logits_LV.device.type == "cpu"
+        best = {} if here or not any(plain) else self._best_of(logits_LV)
+        wanted = [index for index, easy in enumerate(plain) if here or not easy]
+        rows = dict(zip(wanted, self._rows(logits_LV, wanted), strict=True))
+        outcomes: list[Sampled] = []
+        for index, state in enumerate(states):
+            try:
+                if index in rows:
+                    outcomes.append(self._sample_row(rows[index], state, plain[index]))
+                else:
+                    outcomes.append(self._accepted(state, *best[index]))
+            except TenfoldError as exc:
+                outcomes.append(Sampled(-1, error=exc))
+        return outcomes
+
+    def _rows(self, logits_LV: Tensor, wanted: list[int]) -> Iterable[Row]:
+        """The wanted rows in main memory, without a copy where they are there already."""
+        some = logits_LV if len(wanted) == len(logits_LV) else logits_LV[wanted]
+        rows: Iterable[Row] = some.detach().float().cpu().numpy()
+        return rows
+
+    def _best_of(self, logits_LV: Tensor) -> dict[int, tuple[int, float]]:
+        """Each row's largest logit, found where the logits are: row → (id, value)."""
+        ids_L = logits_LV.argmax(dim=-1, keepdim=True)
+        values_L = logits_LV.gather(1, ids_L)
+        return dict(enumerate(zip(ids_L[:, 0].tolist(), values_L[:, 0].tolist(), strict=True)))
+
+    def _sample_row(self, row: Row, state: SamplerState, plain: bool) -> Sampled:
+        best = int(row.argmax())  # the first of equals; a NaN counts as the largest
+        if plain:
+            return self._accepted(state, best, float(row[best]))
+        self._check(float(row[best]))
+        logits = row
+        if state.alters_logits:
+            logits = row.copy()
+            state.alter(logits)
+            best = int(logits.argmax())
+            if not np.isfinite(logits[best]):
+                raise self._nothing_left(state, float(logits[best]))
+        if state.greedy:
+            token = best
+        else:
+            params = state.params
+            choice = truncate(
+                logits,
+                temperature=params.temperature,
+                min_p=params.min_p,
+                top_k=params.top_k,
+                top_p=params.top_p,
+            )
+            token = pick(choice, state.uniform())
+        state.accept(token)
+        logprobs = state.params.logprobs
+        return Sampled(token, None if logprobs is None else _logprob(row, token, logprobs))
+
+    def _accepted(self, state: SamplerState, token: int, value: float) -> Sampled:
+        self._check(value)
+        state.accept(token)
+        return Sampled(token)
+
+    def _check(self, best: float) -> None:
+        """``best``: the row's largest logit. Raises TenfoldError unless it is finite."""
+        if math.isfinite(best):
+            return
+        what = "no finite logit" if best == -math.inf else f"a logit that is {best}"
+        raise TenfoldError(
+            f"model {self._model!r} computed {what}; its weights or its numbers are damaged"
+        )
+
+    def _nothing_left(self, state: SamplerState, best: float) -> TenfoldError:
+        field = "logit_bias" if state.matcher is None else "response_format"
+        if best == -math.inf:
+            return InvalidRequest(
+                "no token is left to choose: the grammar, logit_bias and min_tokens together "
+                "forbid all of them",
+                param=field,
+            )
+        return InvalidRequest(f"the penalties and logit_bias make a logit {best}", param=field)
+
+
+def _logprob(row: Row, token: int, count: int) -> TokenLogprob:
+    """The token's log-probability and the ``count`` best ones, from the logits as they are."""
+    total = log_sum_exp(row)
+
+    def of(id: int) -> float:
+        return max(float(row[id]) - total, LOGPROB_FLOOR)
+
+    return TokenLogprob(token, of(token), [(int(id), of(int(id))) for id in largest(row, count)])
