@@ -174,7 +174,7 @@ def live(name: str, page_bytes: int, examples: int, steps: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["anon", "memfd"])
-@pytest.mark.parametrize(("page_bytes", "examples"), [(64 << 10, 25), (2 << 20, 8)])
+@pytest.mark.parametrize(("page_bytes", "examples"), [(64 << 10, 18), (2 << 20, 6)])
 def test_random_lives(name: str, page_bytes: int, examples: int) -> None:
     live(name, page_bytes, examples, steps=25)
 
