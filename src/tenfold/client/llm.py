@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
 
-from tenfold.client.base import Collector, Reply, ask, collect
+from tenfold.client.base import Reply, ask, collect
 from tenfold.client.inprocess import InProcessClient
 from tenfold.core.settings import DeviceSettings
 from tenfold.core.types import SamplingParams
@@ -154,14 +154,16 @@ class LLM:
 
 
 async def _start(names: list[str], device: DeviceSettings) -> InProcessClient:
-    from tenfold.fleet.assemble import find_source
+    from tenfold.core.names import split_model
+    from tenfold.fleet.assemble import device_settings, find_source
     from tenfold.fleet.service import Service
+    from tenfold.fleet.store import Store
     from tenfold.fleet.workers import InlineWorker
     from tenfold.scheduling.admission import AdmissionController, Limits
 
-    sources = [find_source(*_split(name)) for name in names]
+    sources = [find_source(*split_model(name)) for name in names]
     service = Service(
-        [device],
+        [device_settings(device, Store())],
         sources,
         admission=AdmissionController(Limits.unbounded()),
         make_worker=InlineWorker,
@@ -175,11 +177,6 @@ async def _start(names: list[str], device: DeviceSettings) -> InProcessClient:
     return InProcessClient(service)
 
 
-def _split(name: str) -> tuple[str, str | None]:
-    left, equals, right = name.partition("=")
-    return (left, right) if equals else (name, None)
-
-
 async def _next(events: Any) -> GenerateEvent:
     event: GenerateEvent = await anext(events)
     return event
@@ -189,4 +186,4 @@ async def _close(events: Any) -> None:
     await events.aclose()
 
 
-__all__ = ["LLM", "Collector", "RequestOutput"]
+__all__ = ["LLM", "RequestOutput"]

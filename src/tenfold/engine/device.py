@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,7 +19,8 @@ from tenfold.costs.step import StepModel
 from tenfold.engine.batcher import Batcher
 from tenfold.engine.instance import EmbedInstance, GenerateInstance, Instance
 from tenfold.engine.runner import TorchRunner
-from tenfold.engine.sampling import Sampler, SamplerState
+from tenfold.engine.sampler_state import SamplerState, TokenMatcher
+from tenfold.engine.sampling import Sampler
 from tenfold.kernels.table import build_kernels
 from tenfold.kvcache.cache import KVCache
 from tenfold.kvcache.waiting import MatchIndex
@@ -26,6 +28,9 @@ from tenfold.memory.backends import open_backend
 from tenfold.memory.pool import PagePool, VirtualRange
 from tenfold.models.loading import LoadedModel, load_model
 from tenfold.scheduling.registry import policies
+
+if TYPE_CHECKING:
+    from tenfold.text.grammar import GrammarFactory
 
 KV_DTYPE = torch.float32
 
@@ -153,7 +158,7 @@ class Device:
         policy = policies().get(command.options.policy or settings.policy)(matches)
         batcher = Batcher(facts, cache, matches, policy, StepModel(), settings, clock, reclaim)
         runner = TorchRunner(
-            loaded.model, cache, tensors, Sampler(), self._sampler_states(command.path, facts)
+            loaded.model, cache, tensors, Sampler(command.name), self._sampler_states(command.path, facts)
         )
         return GenerateInstance(
             facts, batcher, runner, clock, free, lambda: self._page_counts(command.name)
@@ -186,17 +191,20 @@ class Device:
     def _sampler_states(
         self, path: str, facts: ModelFacts
     ) -> Callable[[EngineRequest], SamplerState]:
-        factory: list[object] = []
+        """Makes the sampling state of a request. The grammar machinery is built at its first use."""
+        factory: list[GrammarFactory] = []
 
-        def matcher(request: EngineRequest) -> object | None:
+        def matcher(request: EngineRequest) -> TokenMatcher | None:
             if request.sampling.constraint is None:
                 return None
             from tenfold.text.grammar import GrammarFactory
             from tenfold.text.tokenizer import load_tokenizer
 
             if not factory:
-                factory.append(GrammarFactory(load_tokenizer(path)))
-            return factory[0].matcher(request.sampling.constraint)
+                factory.append(
+                    GrammarFactory(load_tokenizer(path), seconds=self.settings.grammar_seconds)
+                )
+            return factory[0].compile(request.sampling.constraint)
 
         def state(request: EngineRequest) -> SamplerState:
             return SamplerState(

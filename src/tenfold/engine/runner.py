@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tenfold.core.types import EngineRequest, KVGroup
-from tenfold.engine.sampling import Sampler, SamplerState
+from tenfold.core.types import EngineRequest, FinishReason, KVGroup
+from tenfold.engine.sampler_state import SamplerState
+from tenfold.engine.sampling import Sampler
 from tenfold.engine.sequence import Choice, Sequence, StepPlan
 from tenfold.kvcache.cache import KVCache
 from tenfold.models.batch import ForwardBatch
@@ -90,12 +91,9 @@ class TorchRunner:
         if ready:
             wanted = logits if len(ready) == len(sequences) else logits[ready]
             for row, sampled in zip(ready, self.sampler.sample(wanted, states), strict=True):
-                choices[row] = Choice(
-                    sampled.token,
-                    sampled.logprob,
-                    "stop" if sampled.error is None and sampled.finished else None,
-                    sampled.error,
-                )
+                done = self.states[sequences[row].request.id].finished_by_grammar
+                finish: FinishReason | None = "stop" if done else None
+                choices[row] = Choice(sampled.token, sampled.logprob, finish, sampled.error)
         return choices
 
     def _state(self, seq: Sequence) -> SamplerState:

@@ -6,8 +6,8 @@ Knows nothing of how tokens are computed or chosen.
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,6 @@ from tenfold.core.types import EngineRequest, FinishReason, TokenLogprob
 from tenfold.costs.step import StepShape
 from tenfold.kvcache.cache import SequenceKV
 from tenfold.scheduling.base import Waiting
-
-if TYPE_CHECKING:
-    from tenfold.engine.sampling import SamplerState
 
 Tokens = NDArray[np.int32]
 
@@ -57,14 +54,12 @@ class Sequence:
     hashes: list[Any]
     waiting: Waiting
     kv: SequenceKV | None = None
-    sampler: SamplerState | None = None
     computed: int = 0
     started: bool = False
     billed: int = 0
     """Prompt positions already charged to the client: a recompute is never charged again."""
     admitted: int = 0
     """Running number of the last admission; the largest is the youngest."""
-    pending: list[int] = field(default_factory=list)
 
     @property
     def prompt_tokens(self) -> int:

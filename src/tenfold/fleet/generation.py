@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tenfold.core.messages import TokenOutput
 from tenfold.core.types import FinishReason, SamplingParams, TokenLogprob
@@ -21,9 +21,11 @@ from tenfold.fleet.types import (
     ToolCallDelta,
 )
 from tenfold.text.detokenize import IncrementalDetokenizer
-from tenfold.text.parsers.base import ReasoningParser, ToolParser
 from tenfold.text.stop import StopStrings
 from tenfold.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from tenfold.text.parsers.base import ReasoningParser, ToolParser
 
 
 @dataclass(slots=True)

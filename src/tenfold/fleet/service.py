@@ -325,8 +325,8 @@ class Service:
         self._check_length(entry, request, prompt)
         call = self._open_call(entry, request, prompt, began)
         self._idle.clear()
-        choices = [self._choice(i, request, prompt, entry) for i in range(request.sampling.n)]
         try:
+            choices = [self._choice(i, request, prompt, entry) for i in range(request.sampling.n)]
             await self._submit(call)
             async for event in self._stream(call, choices):
                 yield event

@@ -1,0 +1,55 @@
+"""Services over tiny real models, in process or with worker processes, for tests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from models.tiny import make_tiny
+from tenfold.client.base import ask
+from tenfold.core.messages import ModelOptions
+from tenfold.core.settings import DeviceSettings
+from tenfold.core.types import SamplingParams
+from tenfold.fleet.service import ModelSource, Service
+from tenfold.fleet.types import GenerateRequest, TextPrompt
+from tenfold.fleet.workers import InlineWorker, Worker
+from tenfold.scheduling.admission import AdmissionController, Limits
+
+
+def tiny(folder: Path, family: str = "llama", name: str = "tiny", **fields: object) -> ModelSource:
+    path = folder / name
+    if not path.exists():
+        make_tiny(family, path)
+    return ModelSource(name, str(path), ModelOptions(), **fields)  # type: ignore[arg-type]
+
+
+def device(name: str = "cpu:0", **fields: object) -> DeviceSettings:
+    values = {"memory_bytes": 32 << 20, "threads": 1, "page_bytes": 64 << 10, **fields}
+    return DeviceSettings(name, **values)  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def serving(
+    models: list[ModelSource],
+    devices: list[DeviceSettings] | None = None,
+    *,
+    limits: Limits | None = None,
+    make_worker: Callable[[DeviceSettings], Worker] = InlineWorker,
+) -> AsyncIterator[Service]:
+    service = Service(
+        devices or [device()],
+        models,
+        admission=AdmissionController(limits or Limits.unbounded()),
+        make_worker=make_worker,
+    )
+    try:
+        await service.start()
+        yield service
+    finally:
+        await service.close()
+
+
+def want(prompt: str | list[int], tokens: int = 8, model: str = "tiny", **fields: object) -> GenerateRequest:
+    sampling = SamplingParams(max_tokens=tokens, temperature=0.0, ignore_eos=True)
+    return ask(model, TextPrompt(prompt), sampling, **fields)
