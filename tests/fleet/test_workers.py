@@ -1,0 +1,131 @@
+"""Worker processes: they serve, they die, they come back, and only their own requests notice."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fleet.services import device, serving, tiny, want
+from tenfold.client.base import collect
+from tenfold.core.errors import Unavailable, WorkerLost
+from tenfold.fleet.service import Service
+from tenfold.fleet.workers import LocalWorker
+
+TWO = [device("cpu:0"), device("cpu:1")]
+
+
+def _kill(service: Service, name: str) -> None:
+    up = service.supervisors[name].up
+    assert up is not None
+    os.kill(up.pid, signal.SIGKILL)
+
+
+def test_a_dead_worker_costs_only_those_it_was_answering(tmp_path: Path) -> None:
+    async def run() -> None:
+        models = [tiny(tmp_path, name="a", device="cpu:0"), tiny(tmp_path, name="b", device="cpu:1")]
+        one_at_a_time = [device("cpu:0", max_running=1), device("cpu:1")]
+        async with serving(models, one_at_a_time, make_worker=LocalWorker) as service:
+            expected = (await collect(service.generate(want("wait", 12, "a")))).choices[0].token_ids
+            talking = service.generate(want("talk", 480, "a"))
+            await anext(talking)
+            queued = asyncio.create_task(collect(service.generate(want("wait", 12, "a"))))
+            elsewhere = asyncio.create_task(collect(service.generate(want("b", 400, "b"))))
+            while len(service.queue()) < 3:
+                await asyncio.sleep(0.001)
+            _kill(service, "cpu:0")
+            with pytest.raises(WorkerLost):
+                while True:
+                    await anext(talking)
+            assert (await queued).choices[0].token_ids == expected
+            assert len((await elsewhere).choices[0].token_ids) == 400
+            assert service.supervisors["cpu:0"].restarts == 1
+            assert service.supervisors["cpu:1"].restarts == 0
+            for stats in await service.stats():
+                assert stats.integrity == []
+
+    asyncio.run(run())
+
+
+def test_a_worker_that_stays_away_is_a_503(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tenfold.fleet.service.RETURN_SECONDS", 0.2)
+    monkeypatch.setattr("tenfold.fleet.supervisor.BACKOFF_SECONDS", (60.0,))
+
+    async def run() -> None:
+        async with serving([tiny(tmp_path)], make_worker=LocalWorker) as service:
+            _kill(service, "cpu:0")
+            while service.supervisors["cpu:0"].up is not None:
+                await asyncio.sleep(0.01)
+            assert not service.ready() and service.status("tiny").state == "loading"
+            with pytest.raises(Unavailable, match="did not come back"):
+                await collect(service.generate(want("x")))
+            assert service.queue() == []
+
+    asyncio.run(run())
+
+
+def test_a_worker_dies_with_its_parent(tmp_path: Path) -> None:
+    code = (
+        "import asyncio, sys\n"
+        "from fleet.services import device, serving\n"
+        "from tenfold.fleet.workers import LocalWorker\n"
+        "async def run():\n"
+        "    async with serving([], make_worker=LocalWorker) as service:\n"
+        "        while service.supervisors['cpu:0'].up is None: await asyncio.sleep(0.01)\n"
+        "        print(service.supervisors['cpu:0'].up.pid, flush=True)\n"
+        "        await asyncio.sleep(60)\n"
+        "asyncio.run(run())\n"
+    )
+    tests = str(Path(__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([tests, *sys.path])}
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment)
+    assert parent.stdout is not None
+    worker = int(parent.stdout.readline())
+    watch = os.pidfd_open(worker)
+    parent.kill()
+    parent.wait()
+    import select
+
+    assert select.select([watch], [], [], 10)[0], "the worker outlived its parent"
+    os.close(watch)
+
+
+def test_stopping_leaves_no_process_and_no_folder(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with serving([tiny(tmp_path)], make_worker=LocalWorker) as service:
+            worker = service.supervisors["cpu:0"].worker
+            assert isinstance(worker, LocalWorker) and worker.pid is not None
+            pid, folder = worker.pid, worker._folder
+            assert Path(folder).exists()
+        assert not Path(folder).exists()
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+    asyncio.run(run())
+
+
+def test_the_control_plane_never_imports_torch(tmp_path: Path) -> None:
+    """A process that runs a service with a worker process beside it stays without torch."""
+    code = (
+        "import asyncio, sys\n"
+        "from pathlib import Path\n"
+        "from fleet.services import serving, tiny, want\n"
+        "from tenfold.client.base import collect\n"
+        "from tenfold.fleet.workers import LocalWorker\n"
+        "async def run():\n"
+        f"    async with serving([tiny(Path({str(tmp_path)!r}))], make_worker=LocalWorker) as s:\n"
+        "        await collect(s.generate(want('x')))\n"
+        "        print('torch' in sys.modules)\n"
+        "asyncio.run(run())\n"
+    )
+    tests = str(Path(__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([tests, *sys.path])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
+    assert done.stdout.split() == ["False"]
