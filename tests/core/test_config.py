@@ -37,7 +37,7 @@ def test_flag_beats_variable_beats_file_beats_default(tmp_path: Path) -> None:
     )
     server = loaded.config.server
     assert (server.port, server.host, server.cors) == (4, "c", ["*"])
-    assert (server.drain_seconds, server.max_body) == (1.0, 10 << 20)
+    assert (server.drain_seconds, server.max_body) == (1.0, 32 << 20)
     origins = {row.key: row.origin for row in loaded.rows()}
     assert origins["server.port"] == "--port"
     assert origins["server.host"] == "--set"
@@ -131,6 +131,11 @@ def test_names_come_from_sources(tmp_path: Path) -> None:
         load_config(env={}, models=["x="])
 
 
+def test_a_models_source_is_its_name_when_none_is_said() -> None:
+    (model,) = load_config(env={}, overrides=["models.smollm2-135m.pin=true"]).to_models()
+    assert (model.name, model.source, model.pin) == ("smollm2-135m", "smollm2-135m", True)
+
+
 def test_a_models_name_may_hold_dots() -> None:
     loaded = load_config(env={}, models=["qwen2.5"], overrides=["models.qwen2.5.pin=true"])
     assert loaded.to_models()[0].pin
@@ -196,7 +201,7 @@ def test_a_client_needs_one_key_of_its_own(settings: list[str]) -> None:
         ("device.backend=disk", ["device.backend", "anon"]),
         ("server.drain_seconds=nan", ["server.drain_seconds"]),
         ("queue.max_requests=0", ["queue.max_requests = 0"]),
-        ("models.x.pin=true", ["models.x.source is missing"]),
+        ("catalogue.x.kind=embed", ["catalogue.x.sources is missing"]),
         ("models.x:y.source=z", ["'x:y' cannot name a model"]),
         ("server=1", ["server = 1"]),
         ("nonsense", ["key=value"]),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from tenfold.core import layers, machine
 from tenfold.core.errors import ConfigError
@@ -70,12 +71,22 @@ class ServerSection(Section):
         default="", description="environment variable that holds the admin key"
     )
     cors: list[str] = Field(default=[], description='browser origins that may call, or ["*"]')
-    max_body: Bytes = Field(default=10 << 20, description="largest request body")
+    max_body: Bytes = Field(default=32 << 20, description="largest request body")
+    body_seconds: Seconds = Field(default=60.0, description="time for a request's body to arrive")
+    request_timeout: Seconds = Field(default=3600.0, description="longest a request may take")
+    max_choices: Positive = Field(default=128, description="largest `n` of a request")
     drain_seconds: Seconds = Field(
         default=30.0, description="time for running requests after SIGTERM"
     )
+    drain_grace: Seconds = Field(
+        default=0.0, description="time between /ready turning 503 and new requests being refused"
+    )
     ping_seconds: Seconds = Field(
         default=15.0, description="pause between keep-alive comments; 0 is off"
+    )
+
+    log_format: Literal["text", "json"] = Field(
+        default="text", description="shape of the line a finished request logs"
     )
 
 
@@ -142,15 +153,19 @@ class QueueSection(Section):
 class MetricsSection(Section):
     """The page at /metrics."""
 
-    compat: Literal["", "vllm"] = Field(
-        default="", description='"vllm" adds metrics under vLLM\'s names'
+    compat: Literal["none", "vllm"] = Field(
+        default="none", description='"vllm" adds metrics under vLLM\'s names'
+    )
+    public: bool = Field(default=True, description="no key is needed to read it")
+    max_clients: Positive = Field(
+        default=100, description='clients with a label of their own; the others are "other"'
     )
 
 
 class ModelSection(Section):
     """One served model; `[[models]]` may be repeated."""
 
-    source: str = Field(description="catalogue name, path, or hf:org/repo; `name` renames it")
+    source: str = Field(default="", description="catalogue name, path or hf:…; empty: the name")
     pin: bool = Field(default=False, description="never unloaded to make room")
     context_length: Positive | None = Field(default=None, description="shorten the model's context")
     kv_limit: Bytes | None = Field(default=None, description="most memory for its KV cache")
@@ -243,7 +258,12 @@ class LoadedConfig:
         """The models to serve, in the order given."""
         return [
             ModelSetup(
-                name, m.source, m.pin, m.context_length, kv_limit_bytes=m.kv_limit, policy=m.policy
+                name,
+                m.source or name,
+                m.pin,
+                m.context_length,
+                kv_limit_bytes=m.kv_limit,
+                policy=m.policy,
             )
             for name, m in self.config.models.items()
         ]
@@ -332,6 +352,11 @@ def load_config(
         raise ConfigError(_explain(exc, merged)) from None
     origins = {".".join(key): given.origin for key, given in merged.items()}
     return LoadedConfig(config, origins, Path(path) if path else None, dict(environment))
+
+
+def is_size(field: FieldInfo) -> bool:
+    """Whether a setting is a byte count, which may be written with a unit."""
+    return any(isinstance(m, BeforeValidator) and m.func is _bytes for m in field.metadata)
 
 
 def known_keys() -> list[str]:

@@ -4,6 +4,7 @@
     ROOT/downloads/NAME/            what an unfinished pull has brought so far
     ROOT/licences/                  texts that were shown; accepted.json
     ROOT/locks/NAME.lock            held while NAME is pulled or removed
+    ROOT/packed/                    weights as the kernels want them; the workers' own
 
 A model appears in ``models`` by one rename, after every file was hashed: it is there whole or not
 at all. Knows nothing of devices, of loading, or of who asks.
