@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tenfold.core.errors import ModelFileError
 from tenfold.text.folder import folder_parts, read_json
 from tenfold.text.gguf_metadata import Metadata, read_gguf_metadata
 from tenfold.text.gguf_tokenizer import gguf_parts
+from tenfold.text.guard import Guard
 from tenfold.text.template import (
     ChatTemplate,
     folder_template,
@@ -23,7 +25,7 @@ from tenfold.text.tokenizer import Tokenizer
 _LICENCE_CHARS = 64 << 10
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(frozen=True)
 class ModelText:
     """``template`` None: a base model. ``context_length`` in tokens, where the file says.
 
@@ -51,6 +53,30 @@ class ModelText:
         if self.template is None:
             raise missing_template(model)
         return self.template.render(messages, tools=tools, **kwargs)
+
+    def encode_chat(
+        self,
+        model: str,
+        messages: Sequence[Mapping[str, Any]],
+        /,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **kwargs: Any,
+    ) -> list[int]:
+        """``render`` and ``encode`` in one, safe against text from outside.
+
+        What looks like a control token in messages, tools or ``kwargs`` becomes ordinary text; only
+        the template's own are control tokens. Everything else is as with the two steps.
+        """
+        neutral = self._guard.neutral
+        rendered = self.render(
+            model, neutral(messages), tools=neutral(tools or ()), **neutral(kwargs)
+        )
+        return self._guard.encode(rendered)
+
+    @cached_property
+    def _guard(self) -> Guard:
+        return Guard(self.tokenizer)
 
 
 def load_model_text(path: Path | str, *, chat_template: str | None = None) -> ModelText:

@@ -70,10 +70,7 @@ class Tokenizer:
         blaming ``param``, for text that is not Unicode (lone surrogates).
         """
         backend = self.backend if parse_special else self._plain
-        try:
-            return backend.encode(text, add_special_tokens=special).ids
-        except TypeError as exc:
-            raise InvalidRequest(_why_not_text(text), param=param) from exc
+        return encode_with(backend, text, special=special, param=param)
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """The text of ``ids``. An id no token has is left out; a negative one is refused."""
@@ -125,9 +122,8 @@ class Tokenizer:
     def _spelling(self) -> Spelling:
         return spelling_of(self.backend)
 
-    @cached_property
-    def _plain(self) -> tokenizers.Tokenizer:
-        """The same machine, sharing the model, to which special tokens are mere text."""
+    def plain_backend(self) -> tokenizers.Tokenizer:
+        """A new machine, sharing the model, to which special tokens are mere text."""
         plain = tokenizers.Tokenizer(self.backend.model)
         for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
             if (value := getattr(self.backend, part)) is not None:
@@ -135,6 +131,10 @@ class Tokenizer:
         plain.add_tokens([self._added[id] for id in sorted(self._added)])
         plain.encode_special_tokens = True
         return plain
+
+    @cached_property
+    def _plain(self) -> tokenizers.Tokenizer:
+        return self.plain_backend()
 
     @cached_property
     def _longest_token(self) -> int | None:
@@ -180,6 +180,16 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
         return Tokenizer(gguf_parts(read_gguf_metadata(path)))
     except ModelFileError as exc:
         raise ModelFileError(f"{path}: {exc.message.removeprefix(f'{path}: ')}") from exc
+
+
+def encode_with(
+    backend: tokenizers.Tokenizer, text: str, *, special: bool, param: str | None
+) -> list[int]:
+    """Ids by a bare machine, with what it cannot take turned into InvalidRequest."""
+    try:
+        return backend.encode(text, add_special_tokens=special).ids
+    except TypeError as exc:
+        raise InvalidRequest(_why_not_text(text), param=param) from exc
 
 
 def _why_not_text(text: object) -> str:
