@@ -1,0 +1,178 @@
+"""`exact` means it: on a real (tiny) model, greedy tokens never depend on what else is going on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from engine.harness import Recorder, costs
+from models.tiny import make_tiny
+from tenfold.core.clock import VirtualClock
+from tenfold.core.messages import Generate, LoadModel, RequestFailed, StepDone
+from tenfold.core.settings import DeviceSettings
+from tenfold.core.types import EngineRequest, SamplingParams
+from tenfold.engine.device import Device
+from tenfold.engine.engine import Engine
+from tenfold.engine.instance import GenerateInstance
+from tenfold.engine.sequence import Choice, StepPlan
+from tenfold.engine.simulated import SimulatedRunner
+
+FAMILIES = ["llama", "gemma3_text", "qwen2_moe"]
+
+
+class Real:
+    """A real device with one tiny model; steps take a cost model's time on a virtual clock."""
+
+    def __init__(self, path: Path, **settings: object) -> None:
+        values = {"memory_bytes": 24 << 20, "page_bytes": 16 << 10, "threads": 1, **settings}
+        self.clock = VirtualClock()
+        self.tokens: dict[str, list[int]] = {}
+        self.cached: dict[str, int] = {}
+        self.failed: list[RequestFailed] = []
+        device = Device(DeviceSettings(**values))  # type: ignore[arg-type]
+        self.engine = Engine(device, self.clock, self._hear)
+        self.engine.handle(LoadModel("m", str(path)))
+        while self.engine.loading:
+            self.engine.step()
+        instance = self.engine.instances["m"]
+        assert isinstance(instance, GenerateInstance)
+        self.instance = instance
+        self.weight_pages = instance.stats().weight_pages
+        instance.batcher.steps = costs()
+        self.recorder = Recorder(_Timed(instance.executor, self.clock))
+        instance.executor = self.recorder
+
+    def _hear(self, event: object) -> None:
+        if isinstance(event, RequestFailed):
+            self.failed.append(event)
+        if isinstance(event, StepDone):
+            for start in event.started:
+                self.cached[start.request_id] = start.cached_tokens
+            for output in event.outputs:
+                self.tokens.setdefault(output.request_id, []).extend(output.token_ids)
+
+    def ask(self, name: str, prompt: list[int], output: int = 12) -> None:
+        sampling = SamplingParams(max_tokens=output, temperature=0.0, ignore_eos=True)
+        request = EngineRequest(name, "m", "c", prompt, sampling, self.clock.now())
+        self.engine.handle(Generate(request))
+
+    def run(self) -> None:
+        while self.engine.step():
+            pass
+        assert not self.failed and self.engine.check() == []
+
+    def close(self) -> None:
+        self.engine.close()
+
+
+class _Timed:
+    def __init__(self, inner: object, clock: VirtualClock) -> None:
+        self.inner = inner
+        self.clock = clock
+
+    def execute(self, plan: StepPlan) -> list[Choice]:
+        self.clock.advance(costs().predict(plan.shape))
+        return self.inner.execute(plan)  # type: ignore[attr-defined, no-any-return]
+
+    def forget(self, request_id: str) -> None:
+        self.inner.forget(request_id)  # type: ignore[attr-defined]
+
+
+def _prompts() -> dict[str, list[int]]:
+    random = np.random.default_rng(5)
+    common = random.integers(3, 300, 40).tolist()
+    prompts = {f"own{i}": random.integers(3, 300, 5 + 23 * i).tolist() for i in range(4)}
+    prompts |= {f"shared{i}": common + random.integers(3, 300, 3 + i).tolist() for i in range(3)}
+    return prompts
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("exact") / request.param
+    make_tiny(request.param, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def alone(tiny: Path) -> dict[str, list[int]]:
+    """Each prompt by itself, in one piece, with no cache to help."""
+    real = Real(tiny, prefix_cache=False)
+    for name, prompt in _prompts().items():
+        real.ask(name, prompt)
+        real.run()
+    real.close()
+    return real.tokens
+
+
+SETTINGS: dict[str, dict[str, object]] = {
+    "together": {},
+    "small chunks": {"max_step_tokens": 7},
+    "two at a time": {"max_running": 2},
+    "lpm": {"policy": "lpm", "max_running": 3},
+    "three threads": {"threads": 3},
+    "short blocks": {"block_tokens": 5},
+    "torch rows": {"native": False},
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_tokens_do_not_depend_on_company(
+    tiny: Path, alone: dict[str, list[int]], name: str
+) -> None:
+    real = Real(tiny, **SETTINGS[name])
+    for request, prompt in _prompts().items():
+        real.ask(request, prompt)
+    real.run()
+    assert real.tokens == alone
+    for request, prompt in _prompts().items():
+        real.ask("again-" + request, prompt)
+    real.run()
+    assert real.cached["again-shared0"] > 0
+    assert {n: real.tokens["again-" + n] for n in alone} == alone
+    real.close()
+
+
+def test_tokens_survive_preemption(tiny: Path) -> None:
+    def run(**settings: object) -> Real:
+        real = Real(tiny, **settings)
+        for request, prompt in _prompts().items():
+            real.ask(request, prompt, output=70)
+        real.run()
+        real.close()
+        return real
+
+    roomy = run(prefix_cache=False)
+    cache = roomy.instance.batcher.cache
+    weights = roomy.weight_pages
+    longest = max(len(p) for p in _prompts().values()) + 70
+    pages = weights + 4
+    for group in cache.groups:
+        blocks = -(-longest // 16)
+        if group.window is not None:
+            blocks = min(blocks, group.window // 16 + 2)
+        pages += -(-blocks * group.block_bytes(16, 4) // (16 << 10))
+    tight = run(memory_bytes=pages * (16 << 10))
+    assert tight.instance.batcher.preemptions > 0
+    assert tight.tokens == roomy.tokens
+
+
+@pytest.mark.parametrize("policy", ["fcfs", "lpm"])
+def test_a_simulated_run_makes_the_very_decisions_of_a_real_one(tiny: Path, policy: str) -> None:
+    plans = []
+    for simulated in (False, True):
+        real = Real(tiny, policy=policy, max_running=3, memory_bytes=3 << 20, max_step_tokens=32)
+        if simulated:
+            replies = dict(plans[0][1])
+            runner = SimulatedRunner(
+                real.clock, costs(), lambda s: replies[s.request.id][s.generated]
+            )
+            real.recorder.inner = runner
+        for request, prompt in _prompts().items():
+            real.ask(request, prompt)
+        real.run()
+        plans.append((real.recorder.plans, real.tokens))
+        real.close()
+    assert len(plans[0][0]) > 20
+    assert plans[0] == plans[1]
