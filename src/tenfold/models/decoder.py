@@ -198,7 +198,10 @@ class Decoder:
             x = layer.feed(layer.attend(x, step))
         last = self._layers[-1]
         # Only the rows whose logits are wanted need what follows the last attention.
-        x = last.feed(last.attend(x, step)[batch.logit_rows_L])
+        x = last.attend(x, step)[batch.logit_rows_L]
+        if not len(x):
+            return x.new_empty(0, spec.vocab)
+        x = last.feed(x)
         logits = self._head(kernels.rms_norm(x, self._final_norm, spec.norm_eps))
         if spec.logit_softcap is not None:
             logits = blockwise(torch.tanh, logits / spec.logit_softcap) * spec.logit_softcap

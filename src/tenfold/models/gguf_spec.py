@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tenfold.core.errors import ModelFileError
+from tenfold.models.fields import MAX_EXPERTS, MAX_LAYERS, Fields
 from tenfold.models.spec import Activation, AttentionKind, ModelSpec, MoeSpec, RopeSpec, kinds_where
 
 
@@ -36,42 +37,6 @@ _ARCHITECTURES = {
 }
 
 _TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|eom_id|>")
-_MISSING = object()
-
-
-class Metadata:
-    """Typed look-ups in one file's metadata; a missing or odd value is a ModelFileError."""
-
-    def __init__(self, path: Path, values: Mapping[str, Any]) -> None:
-        self.path = path
-        self.values = values
-        self.arch = str(values.get("general.architecture", ""))
-
-    def number(self, key: str, default: Any = _MISSING) -> float:
-        """``<architecture>.<key>`` as a number; an array must hold one value throughout."""
-        value = self.values.get(f"{self.arch}.{key}", default)
-        if value is _MISSING:
-            raise ModelFileError(f"{self.path}: metadata {self.arch}.{key} is missing")
-        if isinstance(value, list) and value and all(item == value[0] for item in value):
-            value = value[0]
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ModelFileError(
-                f"{self.path}: metadata {self.arch}.{key} is {str(value)[:60]}; one number expected"
-            )
-        return value
-
-    def size(self, key: str, default: Any = _MISSING) -> int:
-        """A positive whole number."""
-        value = self.number(key, default)
-        if value != int(value) or value <= 0:
-            raise ModelFileError(
-                f"{self.path}: metadata {self.arch}.{key} is {value}; a positive integer expected"
-            )
-        return int(value)
-
-    def flag(self, key: str, default: float) -> float:
-        """A number that may be zero or absent."""
-        return self.number(key, default)
 
 
 def spec_from_metadata(
@@ -81,20 +46,20 @@ def spec_from_metadata(
 
     Raises ModelFileError for an architecture or an option that is not supported.
     """
-    meta = Metadata(path, values)
-    traits = _ARCHITECTURES.get(meta.arch)
+    arch = str(values.get("general.architecture", ""))
+    traits = _ARCHITECTURES.get(arch)
     if traits is None:
         raise ModelFileError(
-            f"{path}: architecture {meta.arch!r} is not supported "
+            f"{path}: architecture {arch!r} is not supported "
             f"(supported: {', '.join(_ARCHITECTURES)})"
         )
-    hidden, heads, layers = (
-        meta.size("embedding_length"),
-        meta.size("attention.head_count"),
-        meta.size("block_count"),
-    )
+    meta = Fields(path, {key: _same(value) for key, value in values.items()}, f"{arch}.")
+    hidden, heads = meta.size("embedding_length"), meta.size("attention.head_count")
+    layers = meta.size("block_count", most=MAX_LAYERS)
+    kv_heads = meta.size("attention.head_count_kv", heads)
     head_dim = meta.size("attention.key_length", hidden // heads)
-    _check_heads(meta, heads, head_dim)
+    meta.heads(heads, kv_heads, head_dim)
+    _refuse_other_dims(meta, head_dim)
     moe = _moe(meta, traits)
     window, attention = _attention(meta, traits, layers)
     activation: Activation = "gelu_tanh" if traits.gemma else "silu"
@@ -102,16 +67,16 @@ def spec_from_metadata(
         family="mixtral" if moe and traits.family == "llama" else traits.family,
         hidden=hidden,
         heads=heads,
-        kv_heads=meta.size("attention.head_count_kv", heads),
+        kv_heads=kv_heads,
         head_dim=head_dim,
         ffn=meta.size("feed_forward_length"),
         vocab=vocab,
         context=meta.size("context_length"),
-        norm_eps=meta.number("attention.layer_norm_rms_epsilon"),
+        norm_eps=meta.positive("attention.layer_norm_rms_epsilon"),
         attention=attention,
         attention_scale=_attention_scale(traits, layers, hidden, heads, head_dim),
         rope=_rope(meta),
-        rope_sliding=RopeSpec(meta.number("rope.freq_base_swa", 1e4)) if window else None,
+        rope_sliding=RopeSpec(meta.positive("rope.freq_base_swa", 1e4)) if window else None,
         window=window,
         activation=activation,
         tied="output.weight" not in tensors,
@@ -120,56 +85,59 @@ def spec_from_metadata(
         o_bias="blk.0.attn_output.bias" in tensors,
         sandwich_norms=traits.gemma,
         embedding_scale=hidden**0.5 if traits.gemma else 1.0,
-        logit_softcap=meta.flag("final_logit_softcapping", 0) or None,
-        attention_softcap=meta.flag("attn_logit_softcapping", 0) or None,
+        logit_softcap=meta.optional("final_logit_softcapping"),
+        attention_softcap=meta.optional("attn_logit_softcapping"),
         moe=moe,
         moe_layers=tuple(i for i in range(layers) if f"blk.{i}.ffn_gate_inp.weight" in tensors),
-        eos_ids=_eos_ids(meta),
+        eos_ids=_eos_ids(values),
     )
 
 
-def _check_heads(meta: Metadata, heads: int, head_dim: int) -> None:
-    kv_heads = meta.size("attention.head_count_kv", heads)
-    if heads % kv_heads:
-        raise ModelFileError(f"{meta.path}: {heads} heads cannot share {kv_heads} KV heads")
+def _same(value: Any) -> Any:
+    """Per-layer arrays that hold one value throughout mean that value."""
+    if isinstance(value, list) and value and isinstance(value[0], int | float):
+        return value[0] if all(item == value[0] for item in value) else value
+    return value
+
+
+def _refuse_other_dims(meta: Fields, head_dim: int) -> None:
     for key in ("attention.value_length", "rope.dimension_count"):
         if (size := meta.size(key, head_dim)) != head_dim:
-            raise ModelFileError(
-                f"{meta.path}: metadata {meta.arch}.{key} is {size}; only the head dimension "
-                f"({head_dim}) is supported"
+            raise meta.fail(
+                f"{meta.prefix}{key} is {size}; only the head dimension ({head_dim}) is supported"
             )
 
 
-def _moe(meta: Metadata, traits: _Traits) -> MoeSpec | None:
-    if not meta.flag("expert_count", 0):
+def _moe(meta: Fields, traits: _Traits) -> MoeSpec | None:
+    if not meta.get("expert_count"):
         return None
-    width = meta.size("expert_feed_forward_length", meta.size("feed_forward_length"))
+    experts = meta.size("expert_count", most=MAX_EXPERTS)
+    shared = meta.get("expert_shared_feed_forward_length")
     return MoeSpec(
-        experts=meta.size("expert_count"),
-        top_k=meta.size("expert_used_count"),
-        ffn=width,
+        experts=experts,
+        top_k=meta.size("expert_used_count", most=experts),
+        ffn=meta.size("expert_feed_forward_length", meta.size("feed_forward_length")),
         norm_topk=traits.norm_topk,
-        shared_ffn=int(meta.flag("expert_shared_feed_forward_length", 0)),
+        shared_ffn=meta.size("expert_shared_feed_forward_length") if shared else 0,
     )
 
 
 def _attention(
-    meta: Metadata, traits: _Traits, layers: int
+    meta: Fields, traits: _Traits, layers: int
 ) -> tuple[int | None, tuple[AttentionKind, ...]]:
     """Gemma 3 has five sliding layers to each global one (Gemma 3 report §2)."""
-    window = int(meta.flag("attention.sliding_window", 0)) or None
-    if window is None:
+    if not meta.get("attention.sliding_window"):
         return None, kinds_where([False] * layers)
+    window = meta.size("attention.sliding_window")
     if not traits.gemma:
-        raise ModelFileError(
-            f"{meta.path}: a sliding window is not supported for {meta.arch} files"
-        )
-    pattern = meta.values.get(f"{meta.arch}.attention.sliding_window_pattern", 6)
+        raise meta.fail(f"a sliding window is not supported for {meta.prefix[:-1]} files")
+    pattern = meta.get("attention.sliding_window_pattern", 6)
     if isinstance(pattern, list):
-        sliding = [bool(entry) for entry in pattern[:layers]]
-    else:
-        sliding = [bool((layer + 1) % int(pattern)) for layer in range(layers)]
-    return window, kinds_where(sliding)
+        if len(pattern) != layers:
+            raise meta.fail(f"the sliding window pattern has {len(pattern)} of {layers} layers")
+        return window, kinds_where([bool(entry) for entry in pattern])
+    period = meta.size("attention.sliding_window_pattern", 6)
+    return window, kinds_where([bool((layer + 1) % period) for layer in range(layers)])
 
 
 def _attention_scale(traits: _Traits, layers: int, hidden: int, heads: int, head_dim: int) -> float:
@@ -179,29 +147,27 @@ def _attention_scale(traits: _Traits, layers: int, hidden: int, heads: int, head
     return float(head_dim**-0.5)
 
 
-def _rope(meta: Metadata) -> RopeSpec:
-    base = meta.number("rope.freq_base", 1e4)
-    kind = meta.values.get(f"{meta.arch}.rope.scaling.type", "none")
+def _rope(meta: Fields) -> RopeSpec:
+    base = meta.positive("rope.freq_base", 1e4)
+    kind = meta.get("rope.scaling.type", "none")
     if kind == "none":
         return RopeSpec(base)
-    factor = meta.number("rope.scaling.factor")
+    factor = meta.positive("rope.scaling.factor")
     if kind == "linear":
         return RopeSpec(base, "linear", factor)
     if kind == "yarn":
         original = meta.size("rope.scaling.original_context_length")
         return RopeSpec(base, "yarn", factor, original)
-    raise ModelFileError(
-        f"{meta.path}: rope scaling {kind!r} is not supported (supported: none, linear, yarn)"
-    )
+    raise meta.fail(f"rope scaling {kind!r} is not supported (supported: none, linear, yarn)")
 
 
-def _eos_ids(meta: Metadata) -> tuple[int, ...]:
+def _eos_ids(values: Mapping[str, Any]) -> tuple[int, ...]:
     """The ids the file names, and the turn-ending tokens that its own chat template writes."""
-    named = [meta.values.get(f"tokenizer.ggml.{key}_token_id") for key in ("eos", "eot", "eom")]
+    named = [values.get(f"tokenizer.ggml.{key}_token_id") for key in ("eos", "eot", "eom")]
     ids = {value for value in named if isinstance(value, int)}
-    template = str(meta.values.get("tokenizer.chat_template", ""))
+    template = str(values.get("tokenizer.chat_template", ""))
     marks = {mark for mark in _TURN_ENDS if mark in template}
-    tokens = meta.values.get("tokenizer.ggml.tokens")
+    tokens = values.get("tokenizer.ggml.tokens")
     if marks and isinstance(tokens, list):
         ids |= {i for i, token in enumerate(tokens) if token in marks}
     return tuple(sorted(ids))

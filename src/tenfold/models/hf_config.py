@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tenfold.core.errors import ModelFileError
+from tenfold.models.fields import MAX_EXPERTS, MAX_LAYERS, Fields
 from tenfold.models.spec import Activation, AttentionKind, ModelSpec, MoeSpec, RopeSpec, kinds_where
 
 _ACTIVATIONS: dict[str, Activation] = {
@@ -25,21 +26,23 @@ _ACTIVATIONS: dict[str, Activation] = {
 
 @dataclass(frozen=True, slots=True)
 class _Family:
-    """What a ``model_type`` implies. ``window``: how its layers come by a sliding window."""
+    """What a ``model_type`` implies. ``experts``: its class's default number, 0 for dense models.
+
+    ``window``: how its layers come by a sliding window.
+    """
 
     defaults: Mapping[str, Any] = field(default_factory=dict)
     qk_norm: bool = False
     qkv_bias: bool = False
     gemma: bool = False
-    experts_key: str = ""
+    experts: int = 0
     norm_topk: bool = False
     shared_expert: bool = False
     window: str = "none"
 
 
-_ROPE_1E6 = {"rope_theta": 1e6}
 _QWEN = {"max_position_embeddings": 32768}
-_QWEN_MOE = {**_QWEN, "num_experts_per_tok": 4, "num_experts": 60, "moe_intermediate_size": 1408}
+_QWEN_MOE = {**_QWEN, "num_experts_per_tok": 4, "moe_intermediate_size": 1408}
 _GEMMA = {
     "vocab_size": 262208,
     "num_attention_heads": 8,
@@ -61,60 +64,25 @@ _FAMILIES = {
     "qwen3": _Family({**_QWEN, "head_dim": 128}, qk_norm=True, window="late"),
     "gemma3_text": _Family(_GEMMA, qk_norm=True, gemma=True, window="pattern"),
     "mixtral": _Family(
-        {**_ROPE_1E6, "num_key_value_heads": 8, "num_local_experts": 8, "num_experts_per_tok": 2},
-        experts_key="num_local_experts",
+        {"rope_theta": 1e6, "num_key_value_heads": 8, "num_experts_per_tok": 2},
+        experts=8,
         norm_topk=True,
         window="all",
     ),
     "qwen2_moe": _Family(
         {**_QWEN_MOE, "shared_expert_intermediate_size": 5632},
         qkv_bias=True,
-        experts_key="num_experts",
+        experts=60,
         shared_expert=True,
         window="listed",
     ),
     "qwen3_moe": _Family(
-        {**_QWEN, "num_experts_per_tok": 8, "num_experts": 128, "moe_intermediate_size": 768},
+        {**_QWEN, "num_experts_per_tok": 8, "moe_intermediate_size": 768},
         qk_norm=True,
-        experts_key="num_experts",
+        experts=128,
         window="all if used",
     ),
 }
-
-
-class Config:
-    """Typed look-ups in one config.json; a missing or odd value is a ModelFileError."""
-
-    def __init__(self, path: Path, values: Mapping[str, Any]) -> None:
-        self.path = path
-        self.values = values
-
-    def fail(self, what: str) -> ModelFileError:
-        return ModelFileError(f"{self.path}: {what}")
-
-    def number(self, key: str, default: float | None = None) -> float:
-        value = self.values.get(key)
-        value = default if value is None else value
-        if value is None:
-            raise self.fail(f"{key} is missing")
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise self.fail(f"{key} is {str(value)[:60]!r}; a number expected")
-        return value
-
-    def size(self, key: str, default: int | None = None) -> int:
-        value = self.number(key, default)
-        if value != int(value) or value <= 0:
-            raise self.fail(f"{key} is {value}; a positive integer expected")
-        return int(value)
-
-    def optional(self, key: str) -> float | None:
-        return None if self.values.get(key) is None else self.number(key)
-
-    def flag(self, key: str, default: bool = False) -> bool:
-        value = self.values.get(key, default)
-        if not isinstance(value, bool):
-            raise self.fail(f"{key} is {str(value)[:60]!r}; true or false expected")
-        return value
 
 
 def supported_families() -> list[str]:
@@ -135,16 +103,15 @@ def spec_from_config(
             f"{path}: model_type {values.get('model_type')!r} is not supported "
             f"(supported: {', '.join([*supported_families(), 'bert'])})"
         )
-    config = Config(path, {**family.defaults, **_known(values)})
+    config = Fields(path, {**family.defaults, **_known(values)})
     _refuse_unsupported(config)
     hidden, heads = config.size("hidden_size"), config.size("num_attention_heads")
     head_dim = config.size("head_dim", hidden // heads)
     kv_heads = config.size("num_key_value_heads", heads)
-    if heads % kv_heads:
-        raise config.fail(f"{heads} heads cannot share {kv_heads} KV heads")
+    config.heads(heads, kv_heads, head_dim)
     attention = _attention(config, family)
     sliding = "sliding" in attention
-    scale = config.number("query_pre_attn_scalar", head_dim) if family.gemma else head_dim
+    scale = config.positive("query_pre_attn_scalar", head_dim) if family.gemma else head_dim
     moe_layers = _moe_layers(config, family)
     return ModelSpec(
         family=str(values["model_type"]).removesuffix("_text"),
@@ -155,7 +122,7 @@ def spec_from_config(
         ffn=config.size("intermediate_size"),
         vocab=config.size("vocab_size"),
         context=config.size("max_position_embeddings"),
-        norm_eps=config.number("rms_norm_eps", 1e-6),
+        norm_eps=config.positive("rms_norm_eps", 1e-6),
         attention=attention,
         attention_scale=float(scale**-0.5),
         rope=_rope(config, "full_attention"),
@@ -181,10 +148,10 @@ def _known(values: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in values.items() if v is not None or k == "sliding_window"}
 
 
-def _refuse_unsupported(config: Config) -> None:
+def _refuse_unsupported(config: Fields) -> None:
     values = config.values
     if "quantization_config" in values:
-        method = values["quantization_config"].get("quant_method", "unknown")
+        method = config.object("quantization_config").get("quant_method", "unknown")
         raise config.fail(
             f"quantised with {method}; only float32, float16 and bfloat16 folders load"
         )
@@ -192,12 +159,12 @@ def _refuse_unsupported(config: Config) -> None:
         raise config.fail("mlp_bias is not supported")
     if config.flag("use_bidirectional_attention"):
         raise config.fail("use_bidirectional_attention is not supported")
-    rope = values.get("rope_parameters") or {}
-    if values.get("partial_rotary_factor", rope.get("partial_rotary_factor", 1.0)) != 1.0:
+    rotated = config.object("rope_parameters").get("partial_rotary_factor", 1.0)
+    if config.get("partial_rotary_factor", rotated) != 1.0:
         raise config.fail("partial_rotary_factor other than 1 is not supported")
 
 
-def _activation(config: Config) -> Activation:
+def _activation(config: Fields) -> Activation:
     name = str(config.values.get("hidden_activation", config.values.get("hidden_act", "silu")))
     if name not in _ACTIVATIONS:
         raise config.fail(
@@ -206,14 +173,14 @@ def _activation(config: Config) -> Activation:
     return _ACTIVATIONS[name]
 
 
-def _attention(config: Config, family: _Family) -> tuple[AttentionKind, ...]:
-    layers, values = config.size("num_hidden_layers"), config.values
-    listed = values.get("layer_types")
+def _attention(config: Fields, family: _Family) -> tuple[AttentionKind, ...]:
+    layers, values = config.size("num_hidden_layers", most=MAX_LAYERS), config.values
+    listed = config.list("layer_types")
     if family.window in ("all", "none", "all if used"):
         used = family.window == "all" or config.flag("use_sliding_window")
         slides = family.window != "none" and used and bool(values.get("sliding_window"))
         return kinds_where([slides] * layers)
-    if isinstance(listed, list):
+    if listed is not None:
         known = {"full_attention", "sliding_attention"}
         if len(listed) != layers or not {str(name) for name in listed} <= known:
             raise config.fail(f"layer_types must name {layers} full or sliding layers")
@@ -229,60 +196,57 @@ def _attention(config: Config, family: _Family) -> tuple[AttentionKind, ...]:
     return kinds_where([i >= first for i in range(layers)])
 
 
-def _moe_layers(config: Config, family: _Family) -> tuple[int, ...]:
-    if not family.experts_key:
+def _moe_layers(config: Fields, family: _Family) -> tuple[int, ...]:
+    if not family.experts:
         return ()
-    dense = set(config.values.get("mlp_only_layers", []))
+    dense = config.list("mlp_only_layers") or []
     step = config.size("decoder_sparse_step", 1)
-    layers = config.size("num_hidden_layers")
+    layers = config.size("num_hidden_layers", most=MAX_LAYERS)
     return tuple(i for i in range(layers) if i not in dense and (i + 1) % step == 0)
 
 
-def _moe(config: Config, family: _Family) -> MoeSpec:
-    experts, top_k = config.size(family.experts_key), config.size("num_experts_per_tok")
-    if top_k > experts:
-        raise config.fail(f"num_experts_per_tok is {top_k} of only {experts} experts")
+def _moe(config: Fields, family: _Family) -> MoeSpec:
+    key = "num_experts" if config.get("num_experts") else "num_local_experts"
+    experts = config.size(key, family.experts, MAX_EXPERTS)
     return MoeSpec(
         experts=experts,
-        top_k=top_k,
+        top_k=config.size("num_experts_per_tok", most=experts),
         ffn=config.size("moe_intermediate_size", config.size("intermediate_size")),
         norm_topk=config.flag("norm_topk_prob", family.norm_topk),
         shared_ffn=config.size("shared_expert_intermediate_size") if family.shared_expert else 0,
     )
 
 
-def _rope(config: Config, kind: str) -> RopeSpec:
+def _rope(config: Fields, kind: str) -> RopeSpec:
     """Rotary settings of one attention kind, in whichever of the two spellings the file has."""
     values = config.values
-    settings = values.get("rope_parameters") or values.get("rope_scaling") or {}
-    if not isinstance(settings, dict):
-        raise config.fail(f"rope_scaling is {str(settings)[:60]!r}; an object expected")
+    settings = config.object("rope_parameters") or config.object("rope_scaling")
     if isinstance(settings.get(kind), dict):
         settings = settings[kind]
     elif kind == "sliding_attention" and "rope_local_base_freq" in values:
-        return RopeSpec(config.number("rope_local_base_freq"))
+        return RopeSpec(config.positive("rope_local_base_freq"))
     elif kind == "sliding_attention" and str(values.get("model_type")) == "gemma3_text":
         return RopeSpec(1e4)
-    rope = Config(config.path, settings)
-    base = rope.number("rope_theta", config.number("rope_theta", 1e4))
+    rope = Fields(config.path, settings)
+    base = rope.positive("rope_theta", config.positive("rope_theta", 1e4))
     return _scaled(rope, base, config.size("max_position_embeddings"))
 
 
-def _scaled(rope: Config, base: float, context: int) -> RopeSpec:
+def _scaled(rope: Fields, base: float, context: int) -> RopeSpec:
     scaling = str(rope.values.get("rope_type", rope.values.get("type", "default")))
     if scaling == "default":
         return RopeSpec(base)
     if scaling == "linear":
-        return RopeSpec(base, "linear", rope.number("factor"))
+        return RopeSpec(base, "linear", rope.positive("factor"))
     original = rope.size("original_max_position_embeddings", context)
     if scaling == "llama3":
         return RopeSpec(
             base,
             "llama3",
-            rope.number("factor"),
+            rope.positive("factor"),
             original,
-            low_freq_factor=rope.number("low_freq_factor"),
-            high_freq_factor=rope.number("high_freq_factor"),
+            low_freq_factor=rope.positive("low_freq_factor"),
+            high_freq_factor=rope.positive("high_freq_factor"),
         )
     if scaling == "yarn":
         if rope.values.get("mscale") or not rope.values.get("truncate", True):
@@ -290,10 +254,10 @@ def _scaled(rope: Config, base: float, context: int) -> RopeSpec:
         return RopeSpec(
             base,
             "yarn",
-            rope.number("factor", context / original),
+            rope.positive("factor", context / original),
             original,
-            beta_fast=rope.number("beta_fast", 32.0),
-            beta_slow=rope.number("beta_slow", 1.0),
+            beta_fast=rope.positive("beta_fast", 32.0),
+            beta_slow=rope.positive("beta_slow", 1.0),
             attention_factor=rope.number("attention_factor", 0.0),
         )
     raise rope.fail(
