@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from made_tokenizers import train_byte_level
 
 from tenfold.core.errors import InvalidRequest, ModelFileError
-from tenfold.text.model_text import load_model_text
 from tenfold.text.sandbox_env import MAX_CHARS, TemplateTooLarge, environment
 from tenfold.text.template import ChatTemplate, folder_template, gguf_template, missing_template
 
@@ -388,17 +387,3 @@ class TestSources:
         error = missing_template("gemma3-270m")
         assert error.message.startswith("gemma3-270m is a base model without a chat template")
         assert "/v1/completions" in error.message
-
-    def test_smollm2(self, smollm2_path: Path) -> None:
-        text = load_model_text(smollm2_path)
-        theirs_tokenizer = transformers.AutoTokenizer.from_pretrained(
-            smollm2_path.parent, gguf_file=smollm2_path.name
-        )
-        assert text.template is not None
-        for chat in (CHATS["one"], CHATS["system"], CHATS["turns"]):
-            expected = theirs_tokenizer.apply_chat_template(
-                chat, tokenize=False, add_generation_prompt=True
-            )
-            assert text.render("smollm2", chat) == expected
-            ids = theirs_tokenizer.apply_chat_template(chat, add_generation_prompt=True)
-            assert text.tokenizer.encode(expected, special=False) == ids["input_ids"]

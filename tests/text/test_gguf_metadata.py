@@ -57,6 +57,7 @@ def test_every_kind_of_value(path: Path) -> None:
     assert metadata["b.bools"] == [True, False]
 
 
+@pytest.mark.slow
 def test_equals_the_gguf_package(smollm2_path: Path) -> None:
     metadata = read_gguf_metadata(smollm2_path)
     fields = gguf.GGUFReader(smollm2_path).fields

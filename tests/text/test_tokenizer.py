@@ -242,6 +242,7 @@ class TestByteLevelGguf:
             ids = ours.encode(text, special=False)
             assert ids == trained.encode(text, add_special_tokens=False).ids
             assert ours.decode(ids) == trained.decode(ids)
+            assert ours.least_tokens(text) <= len(ids)
 
     @pytest.mark.parametrize("pre", ["default", "gpt-2"])
     def test_equals_transformers(self, tmp_path: Path, pre: str) -> None:
@@ -334,6 +335,12 @@ class TestSentencePieceGguf:
     def test_bos_is_the_default(self, tmp_path: Path) -> None:
         ours = load_tokenizer(_sentencepiece_gguf(train_sentencepiece(), tmp_path, True))
         assert ours.encode("")[0] == ours.bos_id == 1
+
+    def test_least_tokens(self, tmp_path: Path) -> None:
+        ours = load_tokenizer(_sentencepiece_gguf(train_sentencepiece(), tmp_path, True))
+        for text in TEXTS.values():
+            assert ours.least_tokens(text) <= len(ours.encode(text, special=False))
+        assert ours.least_tokens("x" * 10**6) > 1000
 
     def test_bytes(self, tmp_path: Path) -> None:
         trained = train_sentencepiece()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Iterator
 from itertools import pairwise
@@ -14,33 +15,37 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import pre_tokenizers
 
+from tenfold.text.model_text import ModelText, load_model_text
 from tenfold.text.tokenizer import Tokenizer, load_tokenizer
 
 transformers = pytest.importorskip("transformers")
 
 
 @pytest.fixture(scope="module")
-def smollm2(smollm2_path: Path) -> Tokenizer:
-    return load_tokenizer(smollm2_path)
+def smollm2_text(smollm2_path: Path) -> ModelText:
+    return load_model_text(smollm2_path)
 
 
 @pytest.fixture(scope="module")
-def smollm2_gguf_oracle(smollm2_path: Path) -> Any:
+def smollm2(smollm2_text: ModelText) -> Tokenizer:
+    return smollm2_text.tokenizer
+
+
+@pytest.fixture(scope="module")
+def smollm2_as_transformers_reads_it(smollm2_path: Path) -> Any:
     return transformers.AutoTokenizer.from_pretrained(
         smollm2_path.parent, gguf_file=smollm2_path.name
     )
 
 
 @pytest.fixture(scope="module")
-def smollm2_oracle(smollm2_path: Path) -> Any:
+def smollm2_oracle(smollm2_as_transformers_reads_it: Any) -> Any:
     """transformers' tokenizer with the pre-tokenizer of the model's own tokenizer.json.
 
     transformers 5.23 does not look at ``tokenizer.ggml.pre = smollm`` and uses GPT-2's cut alone.
     SmolLM2's tokenizer.json, and llama.cpp for the same name, first set every digit apart.
     """
-    oracle = transformers.AutoTokenizer.from_pretrained(
-        smollm2_path.parent, gguf_file=smollm2_path.name
-    )
+    oracle = copy.deepcopy(smollm2_as_transformers_reads_it)
     oracle.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Digits(individual_digits=True),
@@ -125,13 +130,13 @@ class TestSmolLM2:
             assert smollm2.decode(ids) == smollm2_oracle.decode(ids, skip_special_tokens=True)
 
     def test_transformers_own_gguf_reading_differs_only_where_digits_follow_blanks(
-        self, smollm2: Tokenizer, smollm2_gguf_oracle: Any
+        self, smollm2: Tokenizer, smollm2_as_transformers_reads_it: Any
     ) -> None:
         """GPT-2's cut leaves the last blank of a run to the digit behind it."""
         differing = [
             text
             for text in TEXTS.values()
-            if smollm2.encode(text) != smollm2_gguf_oracle.encode(text)
+            if smollm2.encode(text) != smollm2_as_transformers_reads_it.encode(text)
         ]
         assert len(differing) < 5
         for text in differing:
@@ -139,7 +144,19 @@ class TestSmolLM2:
             assert any(first.isspace() and second.isnumeric() for first, second in pairs)
         # As trained: a paragraph break is one token, whatever follows.
         assert smollm2.encode("a\n\n2") == [*smollm2.encode("a\n\n"), *smollm2.encode("2")]
-        assert len(smollm2_gguf_oracle.encode("a\n\n2")) == 4
+        assert len(smollm2_as_transformers_reads_it.encode("a\n\n2")) == 4
+
+    @pytest.mark.parametrize("roles", ["u", "su", "uau"])
+    def test_chat(self, smollm2_text: ModelText, smollm2_oracle: Any, roles: str) -> None:
+        names = {"s": "system", "u": "user", "a": "assistant"}
+        chat = [{"role": names[role], "content": f" Hi {n}\n"} for n, role in enumerate(roles)]
+        text = smollm2_text.render("smollm2", chat)
+        assert text == smollm2_oracle.apply_chat_template(
+            chat, tokenize=False, add_generation_prompt=True
+        )
+        ids = smollm2_oracle.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
+        assert smollm2_text.tokenizer.encode(text, special=False) == ids
+        assert smollm2_text.encode_chat("smollm2", chat) == ids
 
 
 class TestGemma3:

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 import tokenizers
+from tokenizers import normalizers
 
 from tenfold.core.errors import InvalidRequest, ModelFileError
 from tenfold.text.joining import Joiner, Piece, Spelling, Word, spelling_of
@@ -138,13 +139,14 @@ class Tokenizer:
 
     @cached_property
     def _longest_token(self) -> int | None:
-        """Characters of the longest token, or None where a token may stand for more than that."""
-        shrinking = any(token.lstrip or token.rstrip for token in self._added.values())
+        """The most characters a token may stand for, or None where there is no limit."""
         normalizer = self.backend.normalizer
-        harmless = normalizer is None or "Replace" in str(normalizer)[:8]
-        if shrinking or not harmless or self._spelling.kind == "words":
+        # A composed character has at most four parts; Replace writes a character for a space.
+        shrinks = {type(None): 1, normalizers.Replace: 1, normalizers.NFC: 4}.get(type(normalizer))
+        swallows = any(token.lstrip or token.rstrip for token in self._added.values())
+        if shrinks is None or swallows or self._spelling.kind == "words":
             return None
-        return max(map(len, self.backend.get_vocab()), default=None)
+        return shrinks * max(map(len, self.backend.get_vocab()), default=1)
 
 
 class _PieceTable(dict[int, Piece | None]):
