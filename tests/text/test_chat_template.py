@@ -229,6 +229,8 @@ class TestToolCalls:
             ),
             ([call("f"), "f"], "tool_calls[1]"),
             ([{"function": None}], "tool_calls[0]"),
+            (5, "tool_calls"),
+            ({"function": {}}, "tool_calls"),
         ],
     )
     def test_broken_calls(self, calls: Any, param: str) -> None:

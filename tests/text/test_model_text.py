@@ -83,6 +83,18 @@ class TestLoading:
         text = load_model_text(tmp_path, chat_template="{{ eos_token }}!")
         assert text.render("m", [{"role": "user", "content": "hi"}]) == "<|im_end|>!"
 
+    def test_template_beside_a_gguf(self, tmp_path: Path) -> None:
+        path = save_gguf(
+            train_byte_level(), tmp_path / "m.gguf", extra={"tokenizer.chat_template": "inside"}
+        )
+        chat = [{"role": "user", "content": "hi"}]
+        assert load_model_text(path).render("m", chat) == "inside"
+        (tmp_path / "m.jinja").write_text("beside")
+        assert load_model_text(path).render("m", chat) == "beside"
+        (tmp_path / "m.jinja").write_bytes(b"\xff")
+        with pytest.raises(ModelFileError, match=r"m\.jinja: cannot be read"):
+            load_model_text(path)
+
     def test_no_template(self, tmp_path: Path) -> None:
         text = load_model_text(save_folder(train_byte_level(), tmp_path))
         assert text.template is None

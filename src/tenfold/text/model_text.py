@@ -1,4 +1,7 @@
-"""All that is text about one model: what the server process loads, without its weights."""
+"""All that is text about one model: what the server process loads of it.
+
+Knows nothing of weights, devices or requests.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import Any
 
 from tenfold.core.errors import ModelFileError
 from tenfold.text.folder import folder_parts, read_json
-from tenfold.text.gguf_metadata import Metadata, read_gguf_metadata
+from tenfold.text.gguf_metadata import read_gguf_metadata
 from tenfold.text.gguf_tokenizer import gguf_parts
 from tenfold.text.guard import Guard
 from tenfold.text.template import (
@@ -82,11 +85,12 @@ class ModelText:
 def load_model_text(path: Path | str, *, chat_template: str | None = None) -> ModelText:
     """Read a GGUF file or a model folder; never its weights. Raises ModelFileError.
 
-    ``chat_template`` overrules the model's own: Jinja source.
+    ``chat_template`` overrules the model's own: Jinja source. So does a file NAME.jinja beside
+    NAME.gguf.
     """
     path = Path(path)
     try:
-        found = _folder(path) if path.is_dir() else _gguf(read_gguf_metadata(path))
+        found = _folder(path) if path.is_dir() else _gguf(path)
     except ModelFileError as exc:
         raise ModelFileError(f"{path}: {exc.message.removeprefix(f'{path}: ')}") from exc
     if chat_template is None:
@@ -95,13 +99,14 @@ def load_model_text(path: Path | str, *, chat_template: str | None = None) -> Mo
     return ModelText(found.tokenizer, template, found.context_length, found.licence)
 
 
-def _gguf(metadata: Metadata) -> ModelText:
+def _gguf(path: Path) -> ModelText:
+    metadata = read_gguf_metadata(path)
     tokenizer = Tokenizer(gguf_parts(metadata))
     length = metadata.get(f"{metadata.get('general.architecture')}.context_length")
     licence = [metadata.get(f"general.license{key}") for key in ("", ".name", ".link")]
     return ModelText(
         tokenizer,
-        gguf_template(metadata, tokenizer.special_tokens),
+        gguf_template(metadata, tokenizer.special_tokens, path.with_suffix(".jinja")),
         length if isinstance(length, int) else None,
         ", ".join(part for part in licence if isinstance(part, str) and part),
     )

@@ -123,9 +123,7 @@ class ChatTemplate:
         if "content" in copy:
             copy["content"] = self._content(copy["role"], copy["content"], f"{where}.content")
         if calls := copy.get("tool_calls"):
-            copy["tool_calls"] = [
-                _tool_call(call, f"{where}.tool_calls[{n}]") for n, call in enumerate(calls)
-            ]
+            copy["tool_calls"] = _tool_calls(calls, f"{where}.tool_calls")
         reasoning = next((copy[key] for key in _REASONING if key in copy), None)
         if reasoning is not None:
             copy = {"thinking": reasoning, **copy, "reasoning_content": reasoning}
@@ -176,21 +174,15 @@ class ChatTemplate:
 def missing_template(model: str) -> InvalidRequest:
     """The error for a chat with a model that was never taught to chat."""
     return InvalidRequest(
-        f"{model} is a base model without a chat template; use /v1/completions, or give one with "
-        "`chat_template` in the model's settings",
+        f"{model} is a base model without a chat template; use /v1/completions, or give one with a "
+        "Jinja file beside the model (NAME.jinja for NAME.gguf, chat_template.jinja in a folder)",
         param="model",
     )
 
 
 def folder_template(folder: Path, variables: Mapping[str, str]) -> ChatTemplate | None:
     """The template of a model folder: chat_template.jinja, or what tokenizer_config.json holds."""
-    file = folder / "chat_template.jinja"
-    found: Any = None
-    if file.is_file():
-        try:
-            found = file.read_text("utf-8")
-        except (OSError, ValueError) as exc:
-            raise ModelFileError(f"{file}: cannot be read: {exc}") from exc
+    found: Any = _jinja_file(folder / "chat_template.jinja")
     for name in ("tokenizer_config.json", "chat_template.json"):
         found = found or read_json(folder / name).get("chat_template")
     if isinstance(found, list):
@@ -204,13 +196,29 @@ def folder_template(folder: Path, variables: Mapping[str, str]) -> ChatTemplate 
     return ChatTemplate(default, variables, tool_source=tools)
 
 
-def gguf_template(metadata: Metadata, variables: Mapping[str, str]) -> ChatTemplate | None:
-    """The template in a GGUF's metadata, with its variant for tools where it has one."""
+def gguf_template(
+    metadata: Metadata, variables: Mapping[str, str], beside: Path | None = None
+) -> ChatTemplate | None:
+    """The template in a GGUF's metadata, with its variant for tools where it has one.
+
+    ``beside``: where a person may have put another, which wins.
+    """
+    if beside is not None and (own := _jinja_file(beside)) is not None:
+        return ChatTemplate(own, variables)
     tools = metadata.get("tokenizer.chat_template.tool_use")
     default = metadata.get("tokenizer.chat_template", tools)
     if not isinstance(default, str) or not default:
         return None
     return ChatTemplate(default, variables, tool_source=tools or None)
+
+
+def _jinja_file(file: Path) -> str | None:
+    if not file.is_file():
+        return None
+    try:
+        return file.read_text("utf-8")
+    except (OSError, ValueError) as exc:
+        raise ModelFileError(f"{file}: cannot be read: {exc}") from exc
 
 
 def _plain(role: str) -> Message:
@@ -233,6 +241,12 @@ def _texts(parts: list[Any], where: str) -> list[str]:
             )
         texts.append(text)
     return texts
+
+
+def _tool_calls(calls: Any, where: str) -> list[Any]:
+    if not isinstance(calls, list):
+        raise InvalidRequest(f"{where} is not a list", param=where)
+    return [_tool_call(call, f"{where}[{place}]") for place, call in enumerate(calls)]
 
 
 def _tool_call(call: Any, where: str) -> Any:
