@@ -1,0 +1,1 @@
+"""Streaming parsers of what models write: tool calls and reasoning, told from the answer."""
