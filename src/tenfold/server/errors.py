@@ -89,6 +89,19 @@ def install_handlers(app: FastAPI) -> None:
         return Response(status_code=CLIENT_CLOSED)
 
 
+_WORDS = {
+    "a valid dictionary or object to extract fields from": "an object",
+    "a valid dictionary": "an object",
+    "a valid list": "a list",
+    "a valid string": "a string",
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid boolean": "true or false",
+    " after validation": "",
+}
+"""pydantic's words, and those of somebody who writes JSON."""
+
+
 def validation_error(errors: Sequence[Mapping[str, Any]], body: Any) -> InvalidRequest:
     """pydantic's findings as one error that names the field.
 
@@ -139,6 +152,8 @@ def _message(error: Mapping[str, Any]) -> str:
         return f"should be one of {context['expected_tags']}, not {_shown(context['tag'])}"
     for prefix in ("Value error, ", "Input ", "String ", "List ", "Dictionary "):
         message = message.removeprefix(prefix)
+    for theirs, ours in _WORDS.items():
+        message = message.replace(theirs, ours)
     value = error.get("input")
     if kind not in ("value_error", "not_supported", "prompt") and _is_plain(value):
         message += f", not {_shown(value)}"
