@@ -90,9 +90,11 @@ void tile_kernel(const float* a, const float* b, int64_t depth, float* c, int64_
 using TileKernel = void (*)(const float*, const float*, int64_t, float*, int64_t, bool, const float*);
 
 TF_INLINE TileKernel tile_kernel_for(int rows) {
-  constexpr TileKernel kernels[] = {tile_kernel<1>, tile_kernel<2>, tile_kernel<3>,
-                                    tile_kernel<4>, tile_kernel<5>, tile_kernel<6>};
-  return kernels[rows - 1];
+  TileKernel kernel = nullptr;
+  unroll<Simd::tile_rows>([&](auto less) TF_LAMBDA {
+    if (rows == less + 1) kernel = tile_kernel<less + 1>;
+  });
+  return kernel;
 }
 
 // Where fewer than 16 outputs are left: through a small buffer, the same additions.
@@ -151,13 +153,8 @@ void linear(const Matrix& w, const float* a, int64_t n, int64_t panel0, int64_t 
   with_codec(w.kind, [&](auto codec) {
     using Codec = decltype(codec);
     if (n > Simd::tile_rows) return many_rows<Codec>(w, a, n, panel0, panel1, y, y_row, scratch);
-    switch (n) {
-      case 1: return few_rows_panels<Codec, 1>(w, a, panel0, panel1, y, y_row);
-      case 2: return few_rows_panels<Codec, 2>(w, a, panel0, panel1, y, y_row);
-      case 3: return few_rows_panels<Codec, 3>(w, a, panel0, panel1, y, y_row);
-      case 4: return few_rows_panels<Codec, 4>(w, a, panel0, panel1, y, y_row);
-      case 5: return few_rows_panels<Codec, 5>(w, a, panel0, panel1, y, y_row);
-      default: return few_rows_panels<Codec, 6>(w, a, panel0, panel1, y, y_row);
-    }
+    unroll<Simd::tile_rows>([&](auto less) TF_LAMBDA {
+      if (n == less + 1) few_rows_panels<Codec, less + 1>(w, a, panel0, panel1, y, y_row);
+    });
   });
 }
