@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from tenfold.bench.workload import Arrivals
+
 app = typer.Typer(help="Measure servers and compare engines.", no_args_is_help=True)
 
 Out = Annotated[Path, typer.Option(help="Folder for the JSON and the plot.")]
@@ -22,7 +24,7 @@ def serve(
     url: Url = "http://127.0.0.1:8000",
     key: Key = None,
     requests: Annotated[int, typer.Option(help="How many requests.")] = 64,
-    arrivals: Annotated[str, typer.Option(help="poisson, gamma or closed.")] = "poisson",
+    arrivals: Annotated[Arrivals, typer.Option(help="When requests leave.")] = "poisson",
     rate: Annotated[float, typer.Option(help="Requests a second in all (open loop).")] = 4.0,
     cv: Annotated[float, typer.Option(help="Burstiness of gamma arrivals.")] = 1.0,
     concurrency: Annotated[int, typer.Option(help="Requests in flight (closed loop).")] = 8,
@@ -51,13 +53,10 @@ def serve(
     from tenfold.bench.report import print_summary, summarise, write_json
     from tenfold.bench.workload import Shape, load_trace, save_trace, synthesise
     from tenfold.client import connect
-    from tenfold.core.errors import ConfigError
 
-    if arrivals not in ("poisson", "gamma", "closed"):
-        raise ConfigError(f"--arrivals must be poisson, gamma or closed, not {arrivals!r}")
     shape = Shape(
         requests, arrivals, rate, cv, concurrency, clients, groups, shared, prompt, output, seed
-    )  # type: ignore[arg-type]
+    )
     asks = load_trace(trace, scale) if trace else synthesise(shape)
     if save:
         save_trace(asks, save)

@@ -1,7 +1,7 @@
 """What a long prompt does to streams that are already running.
 
-Some streams decode; a long prompt arrives in their midst. The gaps between the streams' tokens while
-the prompt is being computed are what a user of those streams feels.
+Some streams decode; a long prompt arrives in their midst. The gaps between the streams'
+tokens while the prompt is being computed are what a user of those streams feels.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Plots of benchmark results. matplotlib (the ``bench`` extra) is imported only here, when asked."""
+"""Plots of benchmark results. matplotlib (the ``bench`` extra) is imported when first asked."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _pyplot() -> Any:
 
 
 def latency_plot(records: list[Record], path: Path, title: str) -> None:
-    """Left: cumulative shares of time to first token and of gaps. Right: output tokens over time."""
+    """Left: shares of time to first token and of gaps. Right: output tokens over time."""
     pyplot = _pyplot()
     good = [r for r in records if not r.error]
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")

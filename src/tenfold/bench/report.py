@@ -125,7 +125,7 @@ def _cpu_name() -> str:
 
 
 def commit() -> str:
-    """Short hash of the checkout this code runs from, with + when it was changed; "" outside one."""
+    """Short hash of the checkout this code runs from, "+" if it was changed; "" outside one."""
     here = Path(__file__).parent
     try:
         revision = _git(here, "rev-parse", "--short", "HEAD")

@@ -74,7 +74,7 @@ class Shape:
     """How a synthetic workload looks.
 
     ``rate``: requests a second in all (open loop); ``cv``: coefficient of variation of the gaps of
-    Gamma arrivals; ``concurrency``: requests in flight (closed loop). Lengths are in words, which is
+    Gamma arrivals; ``concurrency``: requests in flight (closed loop). Lengths are in words,
     roughly tokens; ``shared`` words open every prompt of a group, and clients are spread over
     ``groups`` such prefixes.
     """
@@ -134,7 +134,7 @@ def save_trace(asks: list[Ask], path: Path) -> None:
 
 
 def load_trace(path: Path, scale: float = 1.0) -> list[Ask]:
-    """Read a trace; ``scale`` 2 replays it twice as fast. Raises ConfigError with the line number."""
+    """Read a trace; ``scale`` 2 replays it twice as fast. Raises ConfigError, naming the line."""
     if scale <= 0:
         raise ConfigError(f"a trace's scale must be above 0, got {scale}")
     asks = []

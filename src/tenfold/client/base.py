@@ -69,7 +69,7 @@ class Client(ABC):
 
     @abstractmethod
     def stream(self, request: GenerateRequest) -> AsyncIterator[GenerateEvent]:
-        """Run one call. Raises a TenfoldError when refused; closing the iterator cancels the call."""
+        """Run one call. Raises a TenfoldError when refused; closing it cancels the call."""
 
     @abstractmethod
     async def embed(self, model: str, texts: list[str]) -> list[list[float]]:
@@ -79,7 +79,7 @@ class Client(ABC):
     async def models(self) -> list[str]:
         """Names that can be asked for now."""
 
-    async def close(self) -> None:
+    async def close(self) -> None:  # noqa: B027 - a client may have nothing to let go of
         """Let go of connections; a closed client cannot be used again."""
 
     async def __aenter__(self) -> Client:

@@ -41,11 +41,12 @@ def _features(shape: StepShape) -> Vector:
         shape.decode_context,
         shape.prefill_context,
     )
-    return np.array(raw) / _SCALE
+    features: Vector = np.array(raw) / _SCALE
+    return features
 
 
 class FixedStepModel:
-    """Constant coefficients, in seconds a unit: for simulation, and the base of the learning one."""
+    """Constant coefficients, in seconds a unit: for simulation, and to learn from."""
 
     def __init__(
         self,

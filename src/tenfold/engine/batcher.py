@@ -2,7 +2,7 @@
 
 Each step holds the next token of every decoding sequence and, in the time that is left, chunks of
 prompts. Pages are taken when a sequence is admitted (its whole prompt) and as it grows; when none
-are left, cached prefixes go first, then the youngest sequence is preempted and computed again later.
+are left, cached prefixes go first, then the youngest sequence is preempted, to be computed again.
 Integers only: the same object runs over a device and in simulation.
 """
 
@@ -185,7 +185,7 @@ class Batcher:
         return True
 
     def preempt(self) -> bool:
-        """Put the youngest sequence of the least urgent class back in the queue; free its blocks."""
+        """Put the youngest of the least urgent class back in the queue; free its blocks."""
         if not self.running:
             return False
         victim = max(self.running, key=lambda s: (s.request.priority, s.admitted))

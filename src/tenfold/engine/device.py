@@ -26,7 +26,9 @@ from tenfold.kvcache.cache import KVCache
 from tenfold.kvcache.waiting import MatchIndex
 from tenfold.memory.backends import open_backend
 from tenfold.memory.pool import PagePool, VirtualRange
-from tenfold.models.loading import LoadedModel, load_model
+from tenfold.models.decoder import Decoder
+from tenfold.models.encoder import Encoder
+from tenfold.models.loading import load_model
 from tenfold.scheduling.registry import policies
 
 if TYPE_CHECKING:
@@ -118,26 +120,27 @@ class Device:
         def free() -> None:
             self._free(name)
 
-        if facts.kind == "embed":
+        if isinstance(loaded.model, Encoder):
             return EmbedInstance(
                 facts, loaded.model.embed, clock, free, lambda: self._page_counts(name)
             )
-        return self._generator(command, loaded, clock, reclaim, free)
+        return self._generator(command, loaded.model, facts, clock, reclaim, free)
 
     def _generator(
         self,
         command: LoadModel,
-        loaded: LoadedModel,
+        model: Decoder,
+        facts: ModelFacts,
         clock: Clock,
         reclaim: Callable[[], bool],
         free: Callable[[], None],
     ) -> Instance:
-        settings, facts = self.settings, loaded.facts
+        settings = self.settings
         limit = command.options.kv_limit_bytes
         if limit:
             weights = self.pool.stats().owners[command.name].mapped
             self.pool.set_limit(command.name, weights + limit // settings.page_bytes)
-        groups = loaded.model.kv_groups
+        groups = model.kv_groups
         ranges, tensors, capacity = [], [], []
         for group in groups:
             space, tensor = self._kv_range(command.name, group, limit)
@@ -158,7 +161,7 @@ class Device:
         policy = policies().get(command.options.policy or settings.policy)(matches)
         batcher = Batcher(facts, cache, matches, policy, StepModel(), settings, clock, reclaim)
         runner = TorchRunner(
-            loaded.model, cache, tensors, Sampler(command.name), self._sampler_states(command.path, facts)
+            model, cache, tensors, Sampler(command.name), self._sampler_states(command.path, facts)
         )
         return GenerateInstance(
             facts, batcher, runner, clock, free, lambda: self._page_counts(command.name)
@@ -191,7 +194,7 @@ class Device:
     def _sampler_states(
         self, path: str, facts: ModelFacts
     ) -> Callable[[EngineRequest], SamplerState]:
-        """Makes the sampling state of a request. The grammar machinery is built at its first use."""
+        """Makes the sampling state of a request. Grammars are set up at first use."""
         factory: list[GrammarFactory] = []
 
         def matcher(request: EngineRequest) -> TokenMatcher | None:
@@ -237,7 +240,7 @@ class Device:
             stats.capacity,
             stats.mapped,
             stats.reserved,
-            self.pool.backend.total_resident_bytes(),
+            self.pool.total_resident_bytes(),
         )
 
     def check(self) -> list[str]:

@@ -21,7 +21,7 @@ _HALVINGS = 16
 
 
 class Weights(NamedTuple):
-    """Tokens that may be drawn: ``ids`` ascending (None: all of them), and their weights, any scale."""
+    """Tokens that may be drawn: ``ids`` ascending (None: all of them), and their weights."""
 
     ids: NDArray[np.intp] | None
     weights: Row

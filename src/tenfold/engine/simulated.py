@@ -1,7 +1,7 @@
 """An executor without a device: tokens are made up, time is a cost model's, the clock is virtual.
 
-The loop, the policies, the prefix tree and the page ledger above it are the very objects of the real
-engine, so what is simulated is what ships.
+The loop, the policies, the prefix tree and the page ledger above it are the very objects of the
+real engine, so what is simulated is what ships.
 """
 
 from __future__ import annotations

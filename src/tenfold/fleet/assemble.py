@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def find_source(name: str, source: str | None = None, store: Store | None = None) -> ModelSource:
-    """Where a model's files are on this machine. Raises PullError when they must be fetched first."""
+    """Where a model's files are on this machine. Raises PullError if they must be fetched."""
     return source_of(ModelSetup(name, source or name), store or Store())
 
 

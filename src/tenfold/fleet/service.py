@@ -1,8 +1,8 @@
 """The fleet's front door: what HTTP and in-process clients call.
 
 Tokenises, checks, admits, sends to the worker that holds the model, and turns its tokens back into
-text. A worker that dies costs only the requests that had already sent a token; the others are queued
-again. Holds no model and no tensor.
+text. A worker that dies costs only the requests that had already sent a token; the others are
+queued again. Holds no model and no tensor.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from tenfold.core.clock import Clock, SystemClock
 from tenfold.core.errors import (
@@ -100,7 +100,8 @@ class _Call:
     events: asyncio.Queue[tuple[int, TokenOutput] | TenfoldError | None]
     supervisor: Supervisor
     resend: list[EngineRequest]
-    state: str = "queued"
+    state: Literal["waiting", "running"] = "waiting"
+    submitted: bool = False
     sent_token: bool = False
     generated: int = 0
     cached: int = 0
@@ -137,7 +138,7 @@ class Service:
 
     # --- life -----------------------------------------------------------------------------------
     async def start(self) -> None:
-        """Start every worker and load every model. Raises what went wrong with the first that fails."""
+        """Start every worker and load every model. Raises what the first failure was."""
         for supervisor in self.supervisors.values():
             await supervisor.start()
         for source in self._configured:
@@ -205,7 +206,7 @@ class Service:
         return entry.text
 
     async def load(self, name: str, source: str | None = None) -> ModelStatus:
-        """Serve one more model. ``source``: catalogue name, path or hub id; default the name itself."""
+        """Serve one more model. ``source``: catalogue name, path or hub id; default its name."""
         if name in self._entries and self._entries[name].state != "failed":
             raise Conflict(f"{name} is served already", param="model")
         if self._find_source is None:
@@ -359,6 +360,8 @@ class Service:
         self, entry: _Entry, request: GenerateRequest, prompt: list[int], began: float
     ) -> _Call:
         count = request.sampling.n
+        parts = {f"r{next(self._ids)}": i for i in range(count)}
+        requests = [self._engine_request(request, prompt, began, id, i) for id, i in parts.items()]
         for done in range(count):
             try:
                 self.admission.admit(request.client, len(prompt), began)
@@ -366,8 +369,6 @@ class Service:
                 for _ in range(done):
                     self.admission.gone(request.client, len(prompt), queued=True)
                 raise
-        parts = {f"r{next(self._ids)}": i for i in range(count)}
-        requests = [self._engine_request(request, prompt, began, id, i) for id, i in parts.items()]
         call = _Call(request, prompt, began, parts, asyncio.Queue(), entry.supervisor, requests)
         self._calls.update(dict.fromkeys(parts, call))
         return call
@@ -418,7 +419,10 @@ class Service:
         if wants_tools(request.prompt):
             from tenfold.text.parsers.tools import tool_parser
 
-            parsers.tools = tool_parser(self._tool_style(request.model))
+            parsers.tools = tool_parser(
+                self._tool_style(request.model),
+                request.prompt.tools,  # type: ignore[union-attr]
+            )
         if isinstance(request.prompt, ChatPrompt) and request.split_reasoning:
             from tenfold.text.parsers.reasoning import reasoning_parser
 
@@ -435,6 +439,7 @@ class Service:
             await call.supervisor.wait_for(name, self._patience(call))
         for part in call.resend:
             call.supervisor.send(Generate(part))
+        call.submitted = True
 
     def _patience(self, call: _Call) -> float:
         if call.request.timeout is None:
@@ -584,11 +589,12 @@ class Service:
     def _lost(self, device: str) -> None:
         """A worker died. What had sent a token ends; the rest is queued again."""
         for call in {id(c): c for c in self._calls.values()}.values():
-            if call.supervisor.name != device:
-                continue
+            if call.supervisor.name != device or not call.submitted:
+                continue  # one that waits for the worker to come up goes on waiting
+            call.submitted = False
             while not call.events.empty():
                 call.events.get_nowait()
-            call.state = "queued"
+            call.state = "waiting"
             call.events.put_nowait(
                 WorkerLost(f"the worker of {call.request.model} died while it was answering")
                 if call.sent_token

@@ -66,6 +66,7 @@ class Supervisor:
         self._outcomes: dict[str, asyncio.Future[ModelFacts]] = {}
         self._restart: asyncio.Task[None] | None = None
         self._asked = 0
+        self._announcing: asyncio.Future[None] | None = None
 
     @property
     def worker(self) -> Worker | None:
@@ -155,7 +156,7 @@ class Supervisor:
             case ModelUp(facts):
                 self.loaded[facts.name] = facts
                 self._settle(facts.name, facts, None)
-                asyncio.ensure_future(self._announce())
+                self._announcing = asyncio.ensure_future(self._announce())
             case ModelDown(name, code, message):
                 self.loaded.pop(name, None)
                 if code:
@@ -181,7 +182,7 @@ class Supervisor:
             self._changed.notify_all()
 
     async def stats(self) -> DeviceStats | None:
-        """The device's state now, or the last one known when a long step keeps it from answering."""
+        """The device's state now, or the last one known if a long step delays the answer."""
         self._asked += 1
         id = str(self._asked)
         self._answers[id] = asyncio.get_running_loop().create_future()

@@ -72,7 +72,7 @@ class LogprobEntry:
 
 @dataclass(slots=True)
 class Delta:
-    """New output of choice ``index``. ``token_ids`` are the tokens that made it (may be held back text)."""
+    """New output of choice ``index``. ``token_ids``: the tokens behind it (text may lag)."""
 
     index: int
     text: str = ""

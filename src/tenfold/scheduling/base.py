@@ -1,10 +1,10 @@
 """The policy protocol: which waiting request of one model is offered next.
 
-A policy orders; it never sees blocks or pages. The batcher asks for ``candidates`` and tries to admit
-each. What a policy needs for fairness comes back through the charging calls: ``admitted`` and
+A policy orders; it never sees blocks or pages. The batcher asks for ``candidates`` and tries to
+admit each. What a policy needs for fairness comes back through the charging calls: ``admitted`` and
 ``prefilled`` (tokens really computed, for extend charges), ``decoded`` (tokens a client's requests
-produced in a step). DLPM keeps its deficits there: eligible while positive, charged at admission and
-after every step, refilled inside ``candidates`` when nobody eligible is left (dlpm Alg. 1).
+produced in a step). DLPM keeps its deficits there: eligible while positive, charged at admission
+and after every step, refilled inside ``candidates`` when nobody eligible is left (dlpm Alg. 1).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Protocol
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """A request in a policy's queue. ``order`` is its arrival number; smaller ``priority`` is first.
+    """A request in a policy's queue. ``order``: its arrival number; smaller ``priority`` is first.
 
     ``hashes``: chained hashes of its prompt's full blocks, by which siblings are recognised.
     """

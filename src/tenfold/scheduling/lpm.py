@@ -2,7 +2,7 @@
 
 Two refinements of SGLang's policy are kept: of several waiting requests that share a long uncached
 prefix only one is offered a pass, so that it computes the prefix once for all; ties go by arrival.
-One is not: there is no fall back to arrival order in long queues, because matches are kept current by
+One is not: there is no fall back to arrival order in long queues, as matches are kept current by
 the tree's changes instead of being searched for in every pass. Plain LPM has no age term: a steady
 stream of hits starves a miss for ever. That is the published policy; ``dlpm`` is the cure.
 """

@@ -1,4 +1,4 @@
-"""llama.cpp as a peer, through the low-level API of llama-cpp-python. Runs alone: no tenfold import.
+"""llama.cpp as a peer, through the low-level API of llama-cpp-python. Imports nothing of tenfold.
 
 usage: python llama_cpp_peer.py MODEL.gguf THREADS MAX_STREAMS MAX_TOKENS_PER_STREAM
 Settings: separate KV per sequence (the unified cache is slower with many), prompts in batches of
@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any
 
-import llama_cpp
+import llama_cpp  # type: ignore[import-not-found]
 import numpy as np
 
 
