@@ -278,15 +278,14 @@ class Service:
         return self._text(model).render(
             model,
             prompt.messages,
-            tools=prompt.tools if prompt.tools and prompt.tool_choice != "none" else None,
+            tools=_tools(prompt),
             **prompt.template_kwargs,
         )
 
     async def _prompt_ids(self, request: GenerateRequest) -> list[int]:
         text = self._text(request.model)
         if isinstance(request.prompt, ChatPrompt):
-            rendered = self.render(request.model, request.prompt)
-            return await self._encode(request.model, rendered, special=False, param="messages")
+            return await self._encode_chat(request.model, request.prompt)
         if isinstance(request.prompt.text, str):
             return await self._encode(
                 request.model, request.prompt.text, special=True, param="prompt"
@@ -303,17 +302,35 @@ class Service:
     async def _encode(self, model: str, what: str, *, special: bool, param: str) -> list[int]:
         """Tokenise; a long text on a thread, so that others' tokens keep flowing, and one that
         cannot fit not at all."""
-        tokenizer, facts = self._text(model).tokenizer, self._entry(model).facts
+        tokenizer = self._text(model).tokenizer
         if len(what) < LONG_TEXT:
             return tokenizer.encode(what, special=special, param=param)
-        least = tokenizer.least_tokens(what)
+        self._refuse_hopeless(model, what, param)
+        return await asyncio.to_thread(tokenizer.encode, what, special=special, param=param)
+
+    async def _encode_chat(self, model: str, prompt: ChatPrompt) -> list[int]:
+        """The conversation's tokens; what looks like a control token in it is plain text."""
+
+        def encode() -> list[int]:
+            return self._text(model).encode_chat(
+                model, prompt.messages, tools=_tools(prompt), **prompt.template_kwargs
+            )
+
+        if sum(len(str(message)) for message in prompt.messages) < LONG_TEXT:
+            return encode()
+        rendered = await asyncio.to_thread(self.render, model, prompt)
+        self._refuse_hopeless(model, rendered, "messages")
+        return await asyncio.to_thread(encode)
+
+    def _refuse_hopeless(self, model: str, what: str, param: str) -> None:
+        facts = self._entry(model).facts
+        least = self._text(model).tokenizer.least_tokens(what)
         if facts is not None and least > facts.context_length:
             raise ContextTooLong(
                 f"the text has at least {least} tokens and {model}'s context holds "
                 f"{facts.context_length}; shorten it",
                 param=param,
             )
-        return await asyncio.to_thread(tokenizer.encode, what, special=special, param=param)
 
     # --- generating -----------------------------------------------------------------------------
     async def generate(self, request: GenerateRequest) -> AsyncIterator[GenerateEvent]:
@@ -624,6 +641,10 @@ class Service:
             )
             for c in calls
         ]
+
+
+def _tools(prompt: ChatPrompt) -> list[dict[str, Any]] | None:
+    return prompt.tools if prompt.tools and prompt.tool_choice != "none" else None
 
 
 def _fail(answer: asyncio.Future[EmbedResult], error: TenfoldError) -> None:
