@@ -96,7 +96,9 @@ def _parse_schema(text: str, field: str) -> Any:
             f"{field}: a JSON schema is an object or a boolean, not {type(schema).__name__}",
             param=field,
         )
-    return schema
+    if schema is False:
+        raise InvalidRequest(f"{field}: the schema false matches nothing", param=field)
+    return {} if schema is True else schema
 
 
 def _ascii_regex(text: str, field: str) -> str:
