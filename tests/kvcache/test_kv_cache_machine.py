@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -233,5 +234,11 @@ class CacheMachine(RuleBasedStateMachine):
         assert not self.index._at and not self.index._next
 
 
-TestCacheMachine = CacheMachine.TestCase
-TestCacheMachine.settings = settings(max_examples=120, stateful_step_count=40, deadline=None)
+class TestCacheMachine(CacheMachine.TestCase):  # type: ignore[misc]
+    settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+class TestCacheMachineAtLength(CacheMachine.TestCase):  # type: ignore[misc]
+    settings = settings(max_examples=600, stateful_step_count=60, deadline=None)

@@ -266,9 +266,8 @@ class KVCache:
             if other is not ledger:
                 touched = other.block_bytes // other.page_bytes + 2
                 pages += min(other.mapped_pages, idle * touched)
-        per_page = ledger.page_bytes // ledger.block_bytes + 2
-        fresh = min(ledger.free, ledger.ready + pages * per_page)
-        return fresh + self.tree.idle[group]
+        fresh = ledger.ready + ledger.partly + pages * ledger.page_bytes // ledger.block_bytes
+        return min(ledger.free, fresh) + self.tree.idle[group]
 
     def _give(self, freed: list[list[int]]) -> int:
         return sum(ledger.give(ids) for ledger, ids in zip(self.ledgers, freed, strict=True) if ids)

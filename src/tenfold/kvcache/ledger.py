@@ -89,6 +89,11 @@ class PageLedger:
         """Free blocks that lie wholly in mapped pages: taking them costs no memory."""
         return self._counts[_READY]
 
+    @property
+    def partly(self) -> int:
+        """Free blocks of which some pages are mapped and some not."""
+        return self._counts[_PARTLY]
+
     def is_live(self, block: int) -> bool:
         return self._states[block] == _LIVE
 

@@ -39,6 +39,7 @@ class MatchIndex:
         self._watches: dict[str, _Watch] = {}
         self._at: defaultdict[Node, set[_Watch]] = defaultdict(set)
         self._next: defaultdict[tuple[Node, int], set[_Watch]] = defaultdict(set)
+        self._holed: set[_Watch] = set()
         self._changed: set[str] = set()
         tree.listeners.append(self)
 
@@ -72,6 +73,8 @@ class MatchIndex:
         watch = self._watches[key]
         if watch.usable < 0:
             watch.usable = self._tree.usable(watch.node, watch.blocks)
+            if watch.usable < watch.blocks:
+                self._holed.add(watch)
         return watch.usable * self._tree.block_tokens
 
     def take_changed(self) -> set[str]:
@@ -106,14 +109,17 @@ class MatchIndex:
                 self._file(watch, left, end)
 
     def on_window(self, node: Node) -> None:
+        # A match that is usable to its end depends on the last window; one that is not depends on
+        # every block of its path.
+        for watch in [w for w in self._holed if node in w.node.path()]:
+            self._forget_usable(watch)
         widest = max(self._tree.windows.values())
         reach = node.end + -(-widest // self._tree.block_tokens)
         nodes = [node]
         while nodes:
             current = nodes.pop()
             for watch in self._at.get(current, ()):
-                watch.usable = -1
-                self._changed.add(watch.key)
+                self._forget_usable(watch)
             nodes.extend(child for child in current.children.values() if child.start < reach)
 
     # --- filing -------------------------------------------------------------------------------
@@ -126,14 +132,20 @@ class MatchIndex:
 
     def _file(self, watch: _Watch, node: Node, blocks: int) -> None:
         self._unfile(watch)
-        watch.node, watch.blocks, watch.usable = node, blocks, -1
+        watch.node, watch.blocks = node, blocks
         self._at[node].add(watch)
         if blocks == node.end and blocks < len(watch.hashes):
             watch.next_hash = watch.hashes[blocks]
             self._next[node, watch.next_hash].add(watch)
+        self._forget_usable(watch)
+
+    def _forget_usable(self, watch: _Watch) -> None:
+        watch.usable = -1
+        self._holed.discard(watch)
         self._changed.add(watch.key)
 
     def _unfile(self, watch: _Watch) -> None:
+        self._holed.discard(watch)
         _discard(self._at, watch.node, watch)
         if watch.next_hash is not None:
             _discard(self._next, (watch.node, watch.next_hash), watch)
