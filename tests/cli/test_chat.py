@@ -77,7 +77,7 @@ def test_a_base_model_continues_and_says_so(server: CannedServer) -> None:
 def test_a_model_that_is_not_served(server: CannedServer) -> None:
     shown = runner.invoke(app, ["chat", "absent", "Hi?"])
     assert shown.exit_code == 1
-    assert "absent is not served; m, base is" in shown.stderr
+    assert "'absent' is no model that generates text here; there are: m, base" in shown.stderr
 
 
 def test_a_server_that_was_named_must_answer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +151,7 @@ def test_slash_commands(
     assert (conversation.model, conversation.chats) == ("base", False)
     assert isinstance(script.prompts[0], TextPrompt)
     said = capsys.readouterr().err
-    for words in ("m (also served: base)", "zzz is not served", "base model", "/clear"):
+    for words in ("m (also served: base)", "'zzz' is no model", "base model", "/clear"):
         assert words in said
 
 

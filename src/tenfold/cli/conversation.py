@@ -36,9 +36,8 @@ class Conversation:
         found = [model for model in served if name is None or model.name == name]
         if not found:
             names = ", ".join(model.name for model in served) or "none"
-            raise ModelNotFound(
-                f"{name or 'a model that generates text'} is not served; {names} is"
-            )
+            wanted = f"{name!r} is no model" if name else "there is no model"
+            raise ModelNotFound(f"{wanted} that generates text here; there are: {names}")
         self.model, self.chats = found[0]
         if not self.chats:
             note(

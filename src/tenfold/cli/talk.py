@@ -83,7 +83,11 @@ class LocalTalker:
 
     def models(self) -> list[Served]:
         statuses = self._llm.client.service.models()
-        return [Served(status.name, status.has_chat_template) for status in statuses]
+        return [
+            Served(status.name, status.has_chat_template)
+            for status in statuses
+            if status.facts is None or status.facts.kind == "generate"
+        ]
 
     def stream(
         self, model: str, prompt: ChatPrompt | TextPrompt, sampling: SamplingParams
