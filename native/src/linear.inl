@@ -152,8 +152,8 @@ void linear(const Matrix& w, const float* a, int64_t n, int64_t panel0, int64_t 
             int64_t y_row, float* scratch) {
   with_codec(w.kind, [&](auto codec) {
     using Codec = decltype(codec);
-    if (n > Simd::tile_rows) return many_rows<Codec>(w, a, n, panel0, panel1, y, y_row, scratch);
-    unroll<Simd::tile_rows>([&](auto less) TF_LAMBDA {
+    if (n > Simd::few_rows) return many_rows<Codec>(w, a, n, panel0, panel1, y, y_row, scratch);
+    unroll<Simd::few_rows>([&](auto less) TF_LAMBDA {
       if (n == less + 1) few_rows_panels<Codec, less + 1>(w, a, panel0, panel1, y, y_row);
     });
   });

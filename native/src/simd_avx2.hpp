@@ -14,6 +14,7 @@ struct Simd {
   using F = __m256;
   using I = __m256i;
   static constexpr int tile_rows = 6;    // 6 x 16 outputs in 12 of 16 registers
+  static constexpr int few_rows = 4;     // up to here weights are not worth storing unpacked
   static constexpr int attend_rows = 3;  // 3 x 4 scores in 12 registers
 
   static TF_INLINE F zero() { return _mm256_setzero_ps(); }

@@ -30,9 +30,11 @@ struct Simd {
   };
 #if defined(__aarch64__)
   static constexpr int tile_rows = 6;  // 32 registers: 6 x 16 outputs take 24
+  static constexpr int few_rows = 4;
   static constexpr int attend_rows = 3;
 #else
   static constexpr int tile_rows = 2;
+  static constexpr int few_rows = 2;
   static constexpr int attend_rows = 1;
 #endif
 

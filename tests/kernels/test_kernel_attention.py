@@ -1,4 +1,4 @@
-"""paged_attention of every column against its definition, and independent of company and chunking."""
+"""paged_attention of every column against its definition; alike in any company and chunking."""
 
 from __future__ import annotations
 

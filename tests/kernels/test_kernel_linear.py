@@ -1,4 +1,4 @@
-"""linear, embed and pack of every column against float64, and independent of company and threads."""
+"""linear, embed and pack of every column against float64; alike in any company and thread count."""
 
 from __future__ import annotations
 

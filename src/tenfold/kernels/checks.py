@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import torch
 from torch import Tensor
 
@@ -19,38 +21,42 @@ class ShapeError(TenfoldError, ValueError):
 def floats(name: str, x: Tensor, dims: int) -> None:
     """``x`` must be float32 on the CPU with ``dims`` dimensions."""
     if x.dtype is not torch.float32 or not x.is_cpu or x.dim() != dims:
-        raise ShapeError(
-            f"{name} must be float32 on the CPU with {dims} dimensions, "
-            f"not {x.dtype} on {x.device} of shape {tuple(x.shape)}"
-        )
+        _refuse_type(name, x, f"float32 on the CPU with {dims} dimensions")
 
 
-def indices(name: str, x: Tensor, *shape: int) -> Tensor:
-    """``x`` must be int32 of this shape (-1: any size); returned with its last dimension dense."""
-    if (
-        x.dtype is not torch.int32
-        or not x.is_cpu
-        or x.dim() != len(shape)
-        or any(want not in (-1, have) for want, have in zip(shape, x.shape, strict=True))
-    ):
-        raise ShapeError(
-            f"{name} must be int32 on the CPU of shape {shape}, "
-            f"not {x.dtype} on {x.device} of shape {tuple(x.shape)}"
-        )
-    return x if x.stride(-1) == 1 else x.contiguous()
+def indices(name: str, x: Tensor, size: int) -> Tensor:
+    """``x`` must be int32 of shape (size,), or of any size where that is -1; returned dense."""
+    if x.dtype is not torch.int32 or not x.is_cpu or x.dim() != 1:
+        _refuse_type(name, x, "int32 on the CPU with 1 dimension")
+    if size != -1 and x.numel() != size:
+        raise ShapeError(f"{name} has {x.numel()} entries, needs {size}")
+    return x if x.is_contiguous() else x.contiguous()
+
+
+def block_table(table_SB: Tensor) -> Tensor:
+    """``table`` must be int32 (S, B); returned dense over B."""
+    if table_SB.dtype is not torch.int32 or not table_SB.is_cpu or table_SB.dim() != 2:
+        _refuse_type("table", table_SB, "int32 on the CPU with 2 dimensions")
+    return dense_rows(table_SB)
 
 
 def vector(name: str, x: Tensor, size: int) -> Tensor:
     """``x`` must be float32 of this one size; returned dense."""
     floats(name, x, 1)
-    if x.shape[0] != size:
-        raise ShapeError(f"{name} has {x.shape[0]} values, needs {size}")
-    return x.contiguous()
+    if x.numel() != size:
+        raise ShapeError(f"{name} has {x.numel()} values, needs {size}")
+    return x if x.is_contiguous() else x.contiguous()
 
 
 def dense_rows(x: Tensor) -> Tensor:
     """The same values with the last dimension contiguous; a copy only where it is not."""
-    return x if x.stride(-1) == 1 else x.contiguous()
+    return x if x.stride()[-1] == 1 else x.contiguous()
+
+
+def _refuse_type(name: str, x: Tensor, wanted: str) -> NoReturn:
+    raise ShapeError(
+        f"{name} must be {wanted}, not {x.dtype} on {x.device} of shape {tuple(x.shape)}"
+    )
 
 
 def weight_matches(weight: PackedWeight, layout: str, cols: int | None = None) -> None:
@@ -74,7 +80,7 @@ def cache_shape(cache: Tensor, layer: int, kv_heads: int, head_dim: int) -> None
     """``cache`` must be (blocks, layers, 2, K, block tokens, D) and hold ``layer``."""
     floats("cache", cache, 6)
     _, layers, pair, heads, _, dim = cache.shape
-    if pair != 2 or heads != kv_heads or dim != head_dim or not heads or cache.stride(5) != 1:
+    if pair != 2 or heads != kv_heads or dim != head_dim or not heads or cache.stride()[5] != 1:
         raise ShapeError(
             f"cache must be (blocks, layers, 2, {kv_heads}, block tokens, {head_dim}), dense over "
             f"the last, not {tuple(cache.shape)}"
@@ -94,9 +100,10 @@ def rope(x_THD: Tensor, cos_PD: Tensor, sin_PD: Tensor) -> None:
     floats("x", x_THD, 3)
     floats("cos", cos_PD, 2)
     floats("sin", sin_PD, 2)
-    if cos_PD.shape != sin_PD.shape or cos_PD.shape[1] * 2 != x_THD.shape[2]:
+    shape = cos_PD.shape
+    if shape != sin_PD.shape or shape[1] * 2 != x_THD.shape[2]:
         raise ShapeError(
-            f"cos {tuple(cos_PD.shape)} and sin {tuple(sin_PD.shape)} must be (positions, "
+            f"cos {tuple(shape)} and sin {tuple(sin_PD.shape)} must be (positions, "
             f"half the head dim) for x {tuple(x_THD.shape)}"
         )
 
@@ -104,17 +111,19 @@ def rope(x_THD: Tensor, cos_PD: Tensor, sin_PD: Tensor) -> None:
 def store(k_TKD: Tensor, v_TKD: Tensor, cache: Tensor, layer: int) -> None:
     floats("k", k_TKD, 3)
     floats("v", v_TKD, 3)
-    if k_TKD.shape != v_TKD.shape:
-        raise ShapeError(f"k {tuple(k_TKD.shape)} and v {tuple(v_TKD.shape)} differ")
-    cache_shape(cache, layer, k_TKD.shape[1], k_TKD.shape[2])
+    shape = k_TKD.shape
+    if shape != v_TKD.shape:
+        raise ShapeError(f"k {tuple(shape)} and v {tuple(v_TKD.shape)} differ")
+    cache_shape(cache, layer, shape[1], shape[2])
 
 
 def attention(
     q_THD: Tensor, cache: Tensor, layer: int, window: int | None, softcap: float | None
 ) -> None:
     floats("q", q_THD, 3)
-    cache_shape(cache, layer, cache.shape[3] if cache.dim() == 6 else 0, q_THD.shape[2])
-    heads, kv_heads = q_THD.shape[1], cache.shape[3]
+    _, heads, dim = q_THD.shape
+    kv_heads = cache.shape[3] if cache.dim() == 6 else 0
+    cache_shape(cache, layer, kv_heads, dim)
     if heads % kv_heads:
         raise ShapeError(f"{heads} query heads do not divide among {kv_heads} key/value heads")
     if window is not None and window < 1:

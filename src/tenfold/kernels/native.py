@@ -77,7 +77,7 @@ class NativeKernels:
         if bias_O is not None:
             bias_O = checks.vector("bias", bias_O, rows)
             bias = bias_O.data_ptr()
-        y_TO = torch.empty((tokens, rows))
+        y_TO = torch.empty(tokens, rows)
         self._runtime.linear(
             self._codes[weight.kind], weight.data.data_ptr(), rows, cols,
             x_TI.data_ptr(), tokens, stride, bias, y_TO.data_ptr(),
@@ -87,32 +87,28 @@ class NativeKernels:
     def embed(self, ids_T: Tensor, weight: PackedWeight) -> Tensor:
         checks.weight_matches(weight, self.layout)
         ids = checks.indices("ids", ids_T, -1)
-        y_TI = torch.empty((ids.shape[0], weight.cols))
+        tokens = ids.numel()
+        y_TI = torch.empty(tokens, weight.cols)
         try:
             self._runtime.embed(
                 self._codes[weight.kind], weight.data.data_ptr(), weight.rows, weight.cols,
-                ids.data_ptr(), ids.shape[0], y_TI.data_ptr(),
+                ids.data_ptr(), tokens, y_TI.data_ptr(),
             )  # fmt: skip
         except ValueError as exc:
             _refuse(exc)
         return y_TI
 
     def rms_norm(self, x_TI: Tensor, weight_I: Tensor, eps: float) -> Tensor:
-        dims = x_TI.dim()
-        checks.floats("x", x_TI, dims)
-        weight = checks.vector("weight", weight_I, x_TI.shape[-1])
-        if dims == 2:
-            tokens, n = x_TI.shape
-            heads, head_stride = 1, 0
-        elif dims == 3:
-            tokens, heads, n = x_TI.shape
-            head_stride = x_TI.stride(1)
-        else:
-            return self.rms_norm(x_TI.reshape(-1, x_TI.shape[-1]), weight, eps).view(x_TI.shape)
-        x_TI = checks.dense_rows(x_TI)
-        y_TI = torch.empty(x_TI.shape)
+        shape, strides = x_TI.shape, x_TI.stride()
+        checks.floats("x", x_TI, len(shape))
+        weight = checks.vector("weight", weight_I, shape[-1])
+        if len(shape) not in (2, 3) or strides[-1] != 1:
+            flat = x_TI.reshape(-1, shape[-1]).contiguous()
+            return self.rms_norm(flat, weight, eps).view(shape)
+        tokens, heads, n = shape if len(shape) == 3 else (shape[0], 1, shape[1])
+        y_TI = torch.empty(*shape)
         self._runtime.rms_norm(
-            x_TI.data_ptr(), tokens, heads, n, x_TI.stride(0), head_stride,
+            x_TI.data_ptr(), tokens, heads, n, strides[0], strides[-2],
             weight.data_ptr(), eps, y_TI.data_ptr(),
         )  # fmt: skip
         return y_TI
@@ -122,9 +118,9 @@ class NativeKernels:
         checks.gated(gate_up_TI, activation)
         x_TI = checks.dense_rows(gate_up_TI)
         tokens, width = x_TI.shape
-        y_TI = torch.empty((tokens, width // 2))
+        y_TI = torch.empty(tokens, width // 2)
         self._runtime.gated(
-            x_TI.data_ptr(), tokens, x_TI.stride(0), width // 2,
+            x_TI.data_ptr(), tokens, x_TI.stride()[0], width // 2,
             activation == "gelu_tanh", y_TI.data_ptr(),
         )  # fmt: skip
         return y_TI
@@ -132,14 +128,16 @@ class NativeKernels:
     def rope(self, x_THD: Tensor, positions_T: Tensor, cos_PD: Tensor, sin_PD: Tensor) -> None:
         checks.rope(x_THD, cos_PD, sin_PD)
         tokens, heads, dim = x_THD.shape
-        if x_THD.stride(2) != 1:
+        token_stride, head_stride, inner = x_THD.stride()
+        if inner != 1:
             raise ShapeError("x is rotated in place and must be dense over the head dim")
         positions = checks.indices("positions", positions_T, tokens)
         cos, sin = cos_PD.contiguous(), sin_PD.contiguous()
+        table = cos.shape[0]
         try:
             self._runtime.rope(
-                x_THD.data_ptr(), tokens, heads, dim, x_THD.stride(0), x_THD.stride(1),
-                positions.data_ptr(), cos.data_ptr(), sin.data_ptr(), cos.shape[0],
+                x_THD.data_ptr(), tokens, heads, dim, token_stride, head_stride,
+                positions.data_ptr(), cos.data_ptr(), sin.data_ptr(), table,
             )  # fmt: skip
         except ValueError as exc:
             _refuse(exc)
@@ -151,11 +149,14 @@ class NativeKernels:
         tokens, heads, dim = k_TKD.shape
         slots = checks.indices("slots", slots_T, tokens)
         k, v = checks.dense_rows(k_TKD), checks.dense_rows(v_TKD)
+        blocks, _, _, _, block_tokens, _ = cache.shape
         block_stride, layer_stride, kv_stride, head_stride, token_stride, _ = cache.stride()
+        k_token, k_head, _ = k.stride()
+        v_token, v_head, _ = v.stride()
         try:
             self._runtime.store_kv(
-                k.data_ptr(), k.stride(0), k.stride(1), v.data_ptr(), v.stride(0), v.stride(1),
-                tokens, cache.data_ptr(), cache.shape[0], heads, cache.shape[4], dim,
+                k.data_ptr(), k_token, k_head, v.data_ptr(), v_token, v_head,
+                tokens, cache.data_ptr(), blocks, heads, block_tokens, dim,
                 block_stride, layer_stride, kv_stride, head_stride, token_stride,
                 layer, slots.data_ptr(),
             )  # fmt: skip
@@ -178,19 +179,20 @@ class NativeKernels:
         checks.attention(q_THD, cache, layer, window, softcap)
         q = checks.dense_rows(q_THD)
         tokens, heads, dim = q.shape
-        table = checks.indices("table", table_SB, -1, -1)
+        table = checks.block_table(table_SB)
         sequences, columns = table.shape
         starts = checks.indices("starts", starts_S1, sequences + 1)
         context = checks.indices("context", context_S, sequences)
         blocks, _, _, kv_heads, block_tokens, _ = cache.shape
         block_stride, layer_stride, kv_stride, head_stride, token_stride, _ = cache.stride()
-        out_THD = torch.empty((tokens, heads, dim))
+        out_THD = torch.empty(tokens, heads, dim)
+        q_token, q_head, _ = q.stride()
         try:
             self._runtime.attention(
-                q.data_ptr(), tokens, heads, dim, q.stride(0), q.stride(1),
+                q.data_ptr(), tokens, heads, dim, q_token, q_head,
                 cache.data_ptr(), blocks, kv_heads, block_tokens,
                 block_stride, layer_stride, kv_stride, head_stride, token_stride, layer,
-                table.data_ptr(), sequences, columns, table.stride(0),
+                table.data_ptr(), sequences, columns, table.stride()[0],
                 starts.data_ptr(), context.data_ptr(),
                 scale, window or 0, softcap or 0.0, out_THD.data_ptr(),
             )  # fmt: skip

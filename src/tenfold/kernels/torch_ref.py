@@ -144,7 +144,7 @@ class TorchKernels:
         softcap: float | None = None,
     ) -> Tensor:
         checks.attention(q_THD, cache, layer, window, softcap)
-        table = checks.indices("table", table_SB, -1, -1)
+        table = checks.block_table(table_SB)
         sequences = table.shape[0]
         starts = checks.indices("starts", starts_S1, sequences + 1).tolist()
         contexts = checks.indices("context", context_S, sequences).tolist()
