@@ -1,4 +1,4 @@
-"""Drives a decoder over a paged cache as an engine would: several sequences, odd chunks, odd blocks.
+"""Drives a decoder over a paged cache as an engine would: many sequences, odd chunks and blocks.
 
 Blocks are handed out in a shuffled order, hold large numbers from a former life, and go back (as -1
 in the table) once a sliding window has passed them. What a model reads wrongly, it shows.

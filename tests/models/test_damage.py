@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Kind
 from gguf import GGUFWriter
-from models.tiny import FAMILIES, make_tiny, tiny_config, tiny_weights
-from models.tiny_gguf import make_tiny_gguf, to_gguf_names, write_metadata
 from safetensors.numpy import load_file, save_file
 
+from models.tiny import FAMILIES, make_tiny, tiny_config, tiny_weights
+from models.tiny_gguf import make_tiny_gguf, to_gguf_names, write_metadata
 from tenfold.core.errors import ModelFileError
 from tenfold.models.checkpoint import open_checkpoint
 
@@ -45,7 +45,7 @@ def gguf_with(path: Path, arch: str = "llama", change=lambda tensors: tensors, e
     return path
 
 
-# --- GGUF ------------------------------------------------------------------------------------------
+# --- GGUF -----------------------------------------------------------------------------------------
 
 
 def test_no_such_file(tmp_path):
@@ -186,7 +186,7 @@ def test_absurd_lengths_neither_hang_nor_fill_memory(field, value, tmp_path):
     refusal(path)
 
 
-# --- folders ---------------------------------------------------------------------------------------
+# --- folders --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -238,7 +238,7 @@ def test_a_damaged_index(text, folder):
     refusal(folder)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "\x00", "{}"])
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\x00", "{}", "[" * 100_000])
 def test_a_damaged_config(text, folder):
     (folder / "config.json").write_text(text)
     refusal(folder)

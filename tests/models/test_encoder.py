@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from models.tiny import make_tiny
 from safetensors.torch import load_file, save_file
 
+from models.tiny import make_tiny
 from tenfold.core.errors import ContextTooLong, InvalidRequest
 
 TEXTS = [[1, 17, 200, 5, 2], [1, 2], [1, *range(50, 100), 2], [1, 9, 9, 9, 2]]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from models.paged import PagedRun, worst_share
 from models.tiny import FAMILIES, make_tiny
-
 from tenfold.core.errors import ConfigError
 from tenfold.kernels.table import build_kernels
 from tenfold.models.elementwise import blockwise, sigmoid
@@ -88,6 +88,13 @@ def native():
         pytest.skip("the compiled kernels are not built")
     yield kernels
     kernels.close()
+
+
+def test_native_kernels_give_the_same_vectors(tmp_path, load, native):
+    folder, texts = make_tiny("bert", tmp_path), [[1, 50, 60, 2], [1, *range(9, 40), 2], [1, 2]]
+    got = load(folder, kernels=native).model.embed(texts)
+    assert float((got - load(folder).model.embed(texts)).abs().max()) <= 1e-5
+    assert torch.equal(load(folder, kernels=native).model.embed(texts[1:2])[0], got[1])
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from models.tiny import FAMILIES, make_tiny
 
+from models.tiny import FAMILIES, make_tiny
 from tenfold.core.errors import ConfigError
 from tenfold.models.batch import Rank
 from tenfold.models.checkpoint import describe_checkpoint, open_checkpoint
@@ -60,6 +60,17 @@ def test_description(tmp_path):
     assert (summary.format, summary.family, summary.layers) == ("safetensors", "qwen2_moe", 3)
     assert summary.kinds == {"f32": 63}
     assert summary.file_bytes == sum(f.stat().st_size for f in tmp_path.rglob("*"))
+
+
+def test_loading_needs_no_library_of_the_edges():
+    """A worker imports this room whatever else is installed; gguf comes with the first file."""
+    code = (
+        "import sys\n"
+        "for name in ('pydantic', 'msgspec', 'zmq', 'llguidance', 'gguf', 'transformers'):\n"
+        "    sys.modules[name] = None\n"
+        "import tenfold.models.loading, tenfold.models.gguf_file, tenfold.models.hf_folder\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_describing_needs_no_torch(tmp_path):

@@ -6,6 +6,7 @@ import random
 
 import pytest
 import torch
+
 from models.oracle import Oracle
 from models.paged import PagedRun, worst_share
 from models.tiny import FAMILIES, make_tiny

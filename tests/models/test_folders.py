@@ -1,4 +1,4 @@
-"""Hugging Face folders: shards, precisions, newer spellings, rope scalings, a multimodal wrapper."""
+"""Hugging Face folders: shards, precisions, both spellings, rope scalings, multimodal wrappers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from models.oracle import Oracle
 from models.paged import PagedRun, worst_share
 from models.tiny import FAMILIES, make_tiny
-from safetensors.torch import load_file, save_file
-
 from tenfold.models.checkpoint import open_checkpoint
 
 PROMPT = [(5 * i * i + 11) % 304 for i in range(100)]

@@ -1,4 +1,4 @@
-"""GGUF files: the same network as the folder, in every precision, and told apart by the metadata."""
+"""GGUF files: the same network as the folder, in every precision, shaped by the metadata."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
 from gguf import GGUFWriter
+
 from models.oracle import Oracle
 from models.paged import PagedRun, worst_share
 from models.tiny import make_tiny, tiny_config, tiny_weights
 from models.tiny_gguf import ARCHITECTURES, make_tiny_gguf, to_gguf_names, write_metadata
-
 from tenfold.models.checkpoint import describe_checkpoint, open_checkpoint
 
 PROMPT = [(7 * i * i + 3) % 304 for i in range(60)]

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from models.conftest import allocate
 from models.paged import PagedRun
 from models.tiny import FAMILIES, make_tiny
 from models.tiny_gguf import make_tiny_gguf
-
 from tenfold.core.errors import ModelFileError, OutOfMemory
 from tenfold.models import packed_store
 from tenfold.models.checkpoint import open_checkpoint
@@ -114,6 +114,33 @@ def test_nothing_half_written_stays(tmp_path, load, monkeypatch):
     monkeypatch.setattr(packed_store, "_write", full)
     load(make_tiny("llama", tmp_path / "m"), tmp_path / "c")
     assert images(tmp_path / "c") == []
+
+
+def test_what_a_killed_process_left_goes_in_time(tmp_path, load):
+    folder = tmp_path / "c" / "packed"
+    folder.mkdir(parents=True)
+    for name in (".new-old", ".new-young"):
+        (folder / name).write_bytes(b"half")
+    os.utime(folder / ".new-old", (0, 0))
+    load(make_tiny("llama", tmp_path / "m"), tmp_path / "c")
+    assert (folder / ".new-young").exists()
+    assert not (folder / ".new-old").exists()
+
+
+def test_images_of_other_code_are_stale(tmp_path, monkeypatch):
+    folder = make_tiny("llama", tmp_path)
+    before = packed_store.fingerprint(folder)
+    monkeypatch.setattr(packed_store, "_code_stamp", lambda: "another")
+    after = packed_store.fingerprint(folder)
+    assert before != after and before.partition("-")[0] == after.partition("-")[0]
+
+
+def test_a_setting_in_a_subfolder_counts(tmp_path):
+    folder = make_tiny("bert", tmp_path)
+    before = packed_store.fingerprint(folder)
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text("{}")
+    assert packed_store.fingerprint(folder) != before
 
 
 def test_an_image_that_shrinks_while_read(tmp_path, load, kernels):

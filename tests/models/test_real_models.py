@@ -6,12 +6,13 @@ Slow: transformers takes half a minute or more to read such a file.
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 import torch
+
 from models.oracle import Oracle
 from models.paged import PagedRun, greedy, worst_share
-
 from tenfold.kernels.table import build_kernels
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -35,7 +36,7 @@ def compare(model, oracle, length: int, chunk: int) -> float:
     tokens = prompt(length, model.spec.vocab)
     run, got = PagedRun(model), []
     edges = [*range(0, length - 5, chunk), *range(length - 5, length + 1)]
-    for first, last in zip(edges, edges[1:], strict=False):
+    for first, last in pairwise(edges):
         got.append(run.step({0: tokens[first:last]})[0])
     return worst_share(torch.cat(got), oracle.logits(tokens))
 

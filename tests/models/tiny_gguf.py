@@ -14,6 +14,7 @@ from typing import Any
 import gguf
 import numpy as np
 from gguf import GGMLQuantizationType as Kind
+
 from models.tiny import EOS_ID, tiny_config, tiny_weights
 
 ARCHITECTURES = {

@@ -107,8 +107,11 @@ def open_checkpoint(path: Path) -> Checkpoint:
         return HfFolder(path)
     if not path.exists():
         raise ModelFileError(f"{path}: no such file or folder")
-    with path.open("rb") as file:
-        magic = file.read(4)
+    try:
+        with path.open("rb") as file:
+            magic = file.read(4)
+    except OSError as exc:
+        raise ModelFileError(f"{path}: cannot be read: {exc.strerror}") from None
     if magic != b"GGUF":
         raise ModelFileError(
             f"{path}: neither a model folder nor a GGUF file (it starts with {magic!r})"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from functools import cache
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,7 +57,7 @@ def read_header(path: Path) -> GgufHeader:
         tensors = _tensors(reader)
     except _Damaged as exc:
         raise ModelFileError(f"{path}: cannot be loaded: {exc}") from None
-    except (ValueError, KeyError, IndexError, TypeError, OverflowError, MemoryError) as exc:
+    except (ValueError, LookupError, TypeError, OverflowError, MemoryError, OSError) as exc:
         reason = " ".join(str(exc).split())[:120] or type(exc).__name__
         raise ModelFileError(f"{path}: not a readable GGUF file: {reason}") from None
     except ImportError:
@@ -107,7 +106,6 @@ def _short(needed: int, size: int) -> str:
     return f"the file is truncated or damaged: {needed:,} bytes are needed, it has {size:,}"
 
 
-@cache
 def _reader_class() -> Any:
     from gguf import GGUFReader, GGUFValueType
 

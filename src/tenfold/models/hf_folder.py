@@ -1,15 +1,12 @@
 """A Hugging Face folder as a checkpoint: config.json and safetensors, in one file or sharded.
 
-The safetensors header (a length, then JSON) is read here with plain file operations, so that
-describing a model needs no torch, and a damaged file is named rather than traced. Knows nothing of
-packing.
+Maps Hugging Face's tensor names to Tenfold's, family by family only where the names differ. Knows
+nothing of packing.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +18,10 @@ from tenfold.models.checkpoint import TensorInfo, check_shapes, to_float32
 from tenfold.models.hf_bert import encoder_from_config
 from tenfold.models.hf_config import spec_from_config
 from tenfold.models.names import expected_shapes
+from tenfold.models.safetensors_header import read_index, read_json
 from tenfold.models.spec import EncoderSpec, ModelSpec
 
 _KINDS = {"F32": "f32", "F16": "f16", "BF16": "bf16"}
-_MAX_HEADER = 100 << 20
 
 _DECODER_PREFIXES = ("model.", "language_model.model.", "model.language_model.")
 _TOP = {"embed": "embed_tokens.weight", "final_norm": "norm.weight"}
@@ -68,15 +65,6 @@ _NOT_OURS = re.compile(
 """Tensors that a folder may hold and a text model does not use."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Stored:
-    file: Path
-    kind: str
-    shape: tuple[int, ...]
-    start: int
-    end: int
-
-
 class HfFolder:
     """Implements ``Checkpoint`` over a folder. Raises ModelFileError."""
 
@@ -84,7 +72,7 @@ class HfFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._stored = _index(path)
+        self._stored = read_index(path)
         self._maps: dict[Path, NDArray[np.uint8]] = {}
         self.spec = self._read_spec()
         self._mixtral = any(".block_sparse_moe." in name for name in self._stored)
@@ -106,15 +94,15 @@ class HfFolder:
 
     def _read_spec(self) -> ModelSpec | EncoderSpec:
         path = self.path / "config.json"
-        values = _read_json(path)
+        values = read_json(path)
         if values.get("model_type") == "bert":
             return encoder_from_config(
                 path,
                 values,
-                _read_json(self.path / "1_Pooling" / "config.json", missing_ok=True),
-                _read_json(self.path / "sentence_bert_config.json", missing_ok=True),
+                read_json(self.path / "1_Pooling" / "config.json", missing_ok=True),
+                read_json(self.path / "sentence_bert_config.json", missing_ok=True),
             )
-        generation = _read_json(self.path / "generation_config.json", missing_ok=True)
+        generation = read_json(self.path / "generation_config.json", missing_ok=True)
         eos = _ids(values.get("eos_token_id")) | _ids(generation.get("eos_token_id"))
         if isinstance(values.get("text_config"), dict):  # the text part of a multimodal checkpoint
             eos |= _ids(values["text_config"].get("eos_token_id"))
@@ -191,73 +179,3 @@ def _bert_name(name: str) -> str:
 def _ids(value: Any) -> set[int]:
     entries = value if isinstance(value, list) else [value]
     return {entry for entry in entries if isinstance(entry, int)}
-
-
-def _read_json(path: Path, missing_ok: bool = False) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        if missing_ok:
-            return {}
-        raise ModelFileError(f"{path}: no such file; not a model folder") from None
-    except (OSError, ValueError) as exc:
-        raise ModelFileError(f"{path}: not readable as JSON: {exc}") from None
-    if not isinstance(values, dict):
-        raise ModelFileError(f"{path}: a JSON object expected")
-    return values
-
-
-def shard_files(path: Path) -> list[Path]:
-    """The folder's weight files. Raises ModelFileError where one is missing."""
-    index = path / "model.safetensors.index.json"
-    if index.exists():
-        weight_map = _read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise ModelFileError(f"{index}: no weight_map")
-        files = [path / name for name in sorted({str(name) for name in weight_map.values()})]
-    else:
-        files = [path / "model.safetensors"]
-    for file in files:
-        if not file.is_file():
-            raise ModelFileError(f"{path}: weight file {file.name} is missing")
-    return files
-
-
-def _index(path: Path) -> dict[str, _Stored]:
-    _read_json(path / "config.json")  # first: a folder without it is no model folder
-    found: dict[str, _Stored] = {}
-    for file in shard_files(path):
-        found.update(_read_safetensors_header(file))
-    return found
-
-
-def _read_safetensors_header(file: Path) -> dict[str, _Stored]:
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or length > min(size - 8, _MAX_HEADER):
-            raise ModelFileError(
-                f"{file}: the file is truncated or damaged: its header is cut short"
-            )
-        raw = stream.read(length)
-    try:
-        header = json.loads(raw)
-        header.pop("__metadata__", None)
-        found = {name: _stored(file, 8 + length, entry) for name, entry in header.items()}
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise ModelFileError(f"{file}: not a safetensors file: its header is damaged") from None
-    needed = max((entry.end for entry in found.values()), default=8 + length)
-    if needed > size:
-        raise ModelFileError(
-            f"{file}: the file is truncated: {needed:,} bytes are needed, it has {size:,}"
-        )
-    return found
-
-
-def _stored(file: Path, data_start: int, entry: dict[str, Any]) -> _Stored:
-    start, end = (int(offset) for offset in entry["data_offsets"])
-    shape = tuple(int(n) for n in entry["shape"])
-    bits = {"F32": 4, "F16": 2, "BF16": 2}.get(entry["dtype"], 0)
-    if start < 0 or (bits and end - start != int(np.prod(shape, dtype=object)) * bits):
-        raise ValueError("offsets and shape disagree")
-    return _Stored(file, str(entry["dtype"]), shape, data_start + start, data_start + end)

@@ -1,8 +1,9 @@
 """Packed weights kept on disk, so that loading a model again is reading a file.
 
 ``<cache>/packed/<source>-<state>-<layout>.bin`` beside a JSON manifest: <source> hashes the
-checkpoint's path, <state> its size, time and header. An image is written under another name and
-renamed, so a half-written one is never seen. Knows nothing of formats or of networks.
+checkpoint's path, <state> its size, time and header, and the code that laid it out. An image is
+written under another name and renamed, so a half-written one is never seen. Knows nothing of
+formats or of networks.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import logging
 import os
 import re
 import tempfile
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,6 +33,8 @@ FORMAT = 1
 _HEADER_BYTES = 1 << 16
 _CHUNK = 16 << 20
 _READERS = 2
+_TORN_SECONDS = 24 * 3600
+"""A file under its temporary name for this long belongs to a process that died."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +49,26 @@ class Image:
 def fingerprint(path: Path) -> str:
     """Names a checkpoint and its state without reading its weights: "<source>-<state>"."""
     source = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]
-    state = hashlib.sha256()
-    files = sorted(f for f in path.iterdir() if f.is_file()) if path.is_dir() else [path]
+    state = hashlib.sha256(_code_stamp().encode())
+    files = [path]
+    if path.is_dir():
+        files = sorted([*path.rglob("*.json"), *path.rglob("*.safetensors")])
     for file in files:
         stat = file.stat()
         state.update(f"{file.name}:{stat.st_size}:{stat.st_mtime_ns};".encode())
         with file.open("rb") as stream:
             state.update(stream.read(_HEADER_BYTES))
     return f"{source}-{state.hexdigest()[:16]}"
+
+
+def _code_stamp() -> str:
+    """Changes with the code that reads and lays out models: an image made by other code is stale.
+
+    Images made by other kernels have another layout in their name."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 class PackedStore:
@@ -111,6 +127,9 @@ class PackedStore:
 
     def _drop_stale(self, key: str) -> None:
         source = key.partition("-")[0]
+        for torn in self._folder.glob(".new-*"):
+            if time.time() - torn.stat().st_mtime > _TORN_SECONDS:
+                torn.unlink(missing_ok=True)
         for old in self._folder.glob(f"{source}-*-{self._layout}.*"):
             if not old.name.startswith(key):
                 old.unlink(missing_ok=True)
