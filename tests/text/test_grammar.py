@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from pathlib import Path
 
 import jsonschema_rs
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from tenfold.core.errors import InvalidRequest, TenfoldError
 from tenfold.core.types import Constraint
 from tenfold.text.grammar import GrammarFactory, compile_constraint
+from tenfold.text.tokenizer import load_tokenizer
 from text.grammars import Letters, allowed, wander
 
 LETTERS = Letters()
@@ -176,6 +178,23 @@ def test_lark():
     texts = {wander(FACTORY.compile(Constraint("grammar", grammar)), LETTERS, s) for s in range(20)}
     assert len(texts) > 5
     assert all(re.fullmatch("SELECT [ab]{1,3}(,[ab]{1,3})*;", text or "") for text in texts)
+
+
+def test_a_real_tokeniser(smollm2_path: Path):
+    tokenizer = load_tokenizer(smollm2_path)
+    factory = GrammarFactory(tokenizer)
+    matcher = factory.compile(schema({"const": {"temperature": "reddish"}}))
+    rng = np.random.default_rng(0)
+    ids: list[int] = []
+    while not matcher.finished:
+        ids.append(int(rng.choice(sorted(allowed(matcher)))))
+        assert matcher.accept(ids[-1])
+    assert json.loads(tokenizer.decode(ids)) == {"temperature": "reddish"}
+    matcher = factory.compile(Constraint("grammar", 'start: "the temperature is reddish"'))
+    spelled = tokenizer.encode("the temperature is reddish", special=False)
+    for id in spelled:
+        assert allowed(matcher) == {id} and matcher.accept(id)
+    assert matcher.finished and allowed(matcher) == set(tokenizer.eos_ids)
 
 
 # --- errors -------------------------------------------------------------------------------------
