@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from tenfold.server.auth import access_of
+from tenfold.server.protocol.chat import ChatCompletionChunk
 
 _SECURITY = {
     "apiKey": {"type": "http", "scheme": "bearer", "description": "Where the server has keys."},
@@ -34,9 +35,17 @@ def document(app: FastAPI) -> dict[str, Any]:
         for operation in operations.values():
             _correct(path, operation)
     schemas = made["components"].get("schemas", {})
+    schemas.update(_chunk_schemas())
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     return made
+
+
+def _chunk_schemas() -> dict[str, Any]:
+    """The models that only ever travel inside a stream, where FastAPI does not look."""
+    template = "#/components/schemas/{model}"
+    schema = ChatCompletionChunk.model_json_schema(ref_template=template, mode="serialization")
+    return {**schema.pop("$defs", {}), "ChatCompletionChunk": schema}
 
 
 def _correct(path: str, operation: dict[str, Any]) -> None:

@@ -54,15 +54,17 @@ async def serve(
     port: int,
     drain_seconds: float = 30.0,
     on_ready: Callable[[int], None] | None = None,
+    listener: socket.socket | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return.
 
     ``on_ready`` gets the port once a request would succeed. The first signal turns ``/ready`` off,
     refuses new requests and lets running ones finish for ``drain_seconds``; what is left then ends
     with an error. A second signal raises SystemExit at once. Raises ConfigError where the port
-    cannot be had.
+    cannot be had; who loads models first takes the port with ``bind`` before, and hands it over as
+    ``listener``.
     """
-    listener = bind(host, port)
+    listener = listener or bind(host, port)
     port = listener.getsockname()[1]
     server = _Server(_config(app))
     leaving = _Leaving(server, app.state.server, drain_seconds)

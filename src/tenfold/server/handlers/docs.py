@@ -9,6 +9,7 @@ from tenfold.server.protocol.errors import ErrorBody
 
 Responses = dict[int | str, dict[str, Any]]
 
+_REF = "#/components/schemas/"
 _MEANING = {
     400: "A field is wrong; `param` names it.",
     401: "No API key, or an unknown one.",
@@ -42,11 +43,24 @@ def working(*more: int) -> Responses:
 
 
 def streaming(chunk: type[Reply]) -> Responses:
-    """The 200 of an endpoint that may stream: the model of its chunks is described in words."""
+    """The 200 of an endpoint that may stream. The schema is that of one server-sent event."""
+    json_text = {"type": "string", "contentMediaType": "application/json"}
     schema = {
-        "type": "string",
-        "description": f"Server-sent events: each `data:` line is a `{chunk.__name__}`, the last "
-        "one is `[DONE]`. An error on the way comes as an `event: error` with the error body.",
+        "type": "object",
+        "required": ["data"],
+        "properties": {
+            "event": {
+                "enum": ["message", "error"],
+                "description": "error: the stream ends early, `data` is an `ErrorBody`.",
+            },
+            "data": {
+                "anyOf": [
+                    {**json_text, "contentSchema": {"$ref": _REF + chunk.__name__}},
+                    {**json_text, "contentSchema": {"$ref": _REF + "ErrorBody"}},
+                    {"const": "[DONE]"},
+                ]
+            },
+        },
     }
     return {
         200: {
