@@ -1,26 +1,30 @@
-"""What a step costs: an affine model of its parts, learned from the steps that were run.
+"""What one engine step will take: a linear model of its shape, fitted while the engine runs.
 
-    seconds = base + prefill * tokens + decode * rows + context * tokens read by decode
-              + pair * sum(chunk * context)
+    seconds = base + prefill_token·P + decode_row·D + decode_context·C + prefill_context·X
 
-The last term is prefill attention. Knows nothing of what the hardware is; a roofline may supply the
-prior. Steps are seconds, sizes are tokens.
+P and D count the step's prompt and decode tokens, C the cached tokens that the decode rows read,
+and X sums chunk tokens x tokens cached before the chunk over the chunks of prompts.
+Does not know which model or device it describes; whoever has facts about them makes the prior.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from math import inf, sqrt
 
-import numpy as np
-from numpy.typing import NDArray
-
-Vector = NDArray[np.float64]
+from tenfold.costs.fitting import RecursiveFit
 
 
 @dataclass(slots=True)
 class StepShape:
-    """The size of one step. ``prefill_context``: sum over chunks of chunk x tokens before it;
-    ``decode_context``: tokens that the decoding rows attend to, in all."""
+    """The size of one step.
+
+    ``prefill_tokens``: prompt tokens computed. ``prefill_context``: the sum, over chunks of
+    prompts, of chunk tokens x the tokens cached before the chunk. ``decode_rows``: sequences that
+    decode one token. ``decode_context``: the tokens they attend to, summed. ``sequences``: all that
+    take part; no term of the model reads it, logs do.
+    """
 
     prefill_tokens: int = 0
     prefill_context: int = 0
@@ -29,92 +33,110 @@ class StepShape:
     sequences: int = 0
 
 
-# The scale of each term, so that the fit works on numbers near one.
-_SCALE = np.array([1.0, 1e2, 1e1, 1e4, 1e5])
+@dataclass(slots=True, frozen=True)
+class StepCosts:
+    """Seconds per unit of each term; none is negative.
+
+    The defaults are a small model (some 10^8 parameters) on two cores; the fit leaves them behind
+    within some tens of steps.
+    """
+
+    base: float = 5e-3
+    prefill_token: float = 1e-3
+    decode_row: float = 3e-3
+    decode_context: float = 2e-6
+    prefill_context: float = 2e-7
+
+    def __post_init__(self) -> None:
+        if min(astuple(self)) < 0:
+            raise ValueError(f"step costs must not be negative: {self}")
+
+    @classmethod
+    def roofline(
+        cls,
+        *,
+        parameters: int,
+        weight_bytes: int,
+        kv_bytes_per_token: int,
+        flops: float,
+        bandwidth: float,
+    ) -> StepCosts:
+        """A prior from a device's floating-point operations and bytes a second.
+
+        Weights are read once a step, each token takes two operations a parameter, and each decode
+        row reads its KV. Attention of a prefill chunk is taken to reuse each KV byte 16 times.
+        """
+        token = 2 * parameters / flops
+        read = kv_bytes_per_token / bandwidth
+        return cls(weight_bytes / bandwidth, token, token, read, read / 16)
 
 
-def _features(shape: StepShape) -> Vector:
-    raw = (
+class StepModel:
+    """Predicts step times; starts from a prior and follows what is measured.
+
+    Deterministic: the same observations in the same order give the same costs.
+    """
+
+    def __init__(self, prior: StepCosts | None = None) -> None:
+        self._costs = prior or StepCosts()
+        # A prior of nothing would give the fit no scale; a picosecond is nothing enough.
+        self._scales = [max(cost, 1e-12) for cost in astuple(self._costs)]
+        self._fit = RecursiveFit(len(self._scales))
+
+    @property
+    def costs(self) -> StepCosts:
+        """What ``predict`` uses now."""
+        return self._costs
+
+    @property
+    def error(self) -> float:
+        """Typical relative error of recent predictions, outliers clipped (0.1 is ten per cent)."""
+        return sqrt(self._fit.variance)
+
+    def predict(self, shape: StepShape) -> float:
+        """Seconds that a step of this shape takes."""
+        return _dot(astuple(self._costs), _features(shape))
+
+    def observe(self, shape: StepShape, seconds: float) -> None:
+        """Learn from a step. Empty steps and times that are not positive and finite are ignored."""
+        if not (0 < seconds < inf) or not (shape.prefill_tokens or shape.decode_rows):
+            return
+        rows = [f * s for f, s in zip(_features(shape), self._scales, strict=True)]
+        self._fit.observe(rows, seconds)
+        fitted = self._fit.coefficients()
+        self._costs = StepCosts(*(c * s for c, s in zip(fitted, self._scales, strict=True)))
+
+    def largest_chunk(
+        self, seconds: float, shape: StepShape, context: int, limit: int = 1 << 20
+    ) -> int:
+        """The longest prompt chunk, in tokens, that fits beside ``shape`` in a step of ``seconds``.
+
+        ``context``: tokens of its sequence that are cached already. 0 when the step is too long
+        without it; ``limit`` when the chunk costs next to nothing.
+        """
+        spare = seconds - self.predict(shape)
+        per_token = self._costs.prefill_token + self._costs.prefill_context * context
+        if spare <= 0:
+            return 0
+        return limit if per_token * limit <= spare else int(spare / per_token)
+
+
+class FixedStepModel(StepModel):
+    """Keeps the costs it was given: the model of a simulation."""
+
+    def observe(self, shape: StepShape, seconds: float) -> None:
+        """Nothing is learnt."""
+
+
+def _features(shape: StepShape) -> tuple[float, ...]:
+    return (
         1.0,
         shape.prefill_tokens,
         shape.decode_rows,
         shape.decode_context,
         shape.prefill_context,
     )
-    features: Vector = np.array(raw) / _SCALE
-    return features
 
 
-class FixedStepModel:
-    """Constant coefficients, in seconds a unit: for simulation, and to learn from."""
-
-    def __init__(
-        self,
-        base: float = 5e-3,
-        prefill: float = 2e-3,
-        decode: float = 5e-3,
-        context: float = 1e-6,
-        pair: float = 1e-6,
-    ) -> None:
-        self._weights: Vector = np.array([base, prefill, decode, context, pair]) * _SCALE
-
-    def predict(self, shape: StepShape) -> float:
-        """Expected seconds; never negative."""
-        return float(_features(shape) @ self._weights)
-
-    def observe(self, shape: StepShape, seconds: float) -> None:
-        """A step took so long. A fixed model does not learn."""
-
-    def largest_chunk(self, seconds: float, shape: StepShape, context: int) -> int:
-        """Most prompt tokens, after ``context`` of their own sequence, that may join ``shape`` so
-        that what prompts cost stays within ``seconds``; 0 when nothing fits."""
-        prefill, pair = self._weights[1] / _SCALE[1], self._weights[4] / _SCALE[4]
-        spent = prefill * shape.prefill_tokens + pair * shape.prefill_context
-        return max(0, int((seconds - spent) / max(prefill + pair * context, 1e-12)))
-
-    def coefficients(self) -> dict[str, float]:
-        """Seconds a step, a prompt token, a decoding row, a context token, a chunk-context pair."""
-        names = ("base", "prefill", "decode", "context", "pair")
-        return dict(zip(names, (self._weights / _SCALE).tolist(), strict=True))
-
-
-class StepModel(FixedStepModel):
-    """Learns from every step by recursive least squares with forgetting.
-
-    Coefficients stay at or above a small part of the prior, so that a run of odd steps cannot make
-    work look free. A step far above its prediction (a page fault storm, a busy neighbour) counts
-    with a bounded error.
-    """
-
-    def __init__(
-        self, prior: FixedStepModel | None = None, *, forgetting: float = 0.995, trust: float = 4.0
-    ) -> None:
-        super().__init__()
-        if prior is not None:
-            self._weights = prior._weights.copy()
-        self._floor = self._weights * 1e-3
-        self._forgetting = forgetting
-        self._trust = trust
-        self._covariance = np.diag(np.square(self._weights)) * 10.0
-        self._noise = 0.0
-        self.observed = 0
-
-    def observe(self, shape: StepShape, seconds: float) -> None:
-        x = _features(shape)
-        # Relative errors: a step of a second and one of ten milliseconds teach equally much.
-        scale = 1.0 / max(seconds, 1e-6)
-        x, y = x * scale, seconds * scale
-        error = y - float(x @ self._weights)
-        if self.observed > 16:
-            bound = self._trust * max(self._noise, 0.05)
-            error = min(max(error, -bound), bound)
-        gain = self._covariance @ x / (self._forgetting + float(x @ self._covariance @ x))
-        self._weights = np.maximum(self._weights + gain * error, self._floor)
-        self._covariance = (
-            self._covariance - np.outer(gain, x @ self._covariance)
-        ) / self._forgetting
-        # Directions that no step excites must not grow without bound while time passes.
-        limit = np.square(self._weights + self._floor) * 100.0
-        np.fill_diagonal(self._covariance, np.minimum(np.diag(self._covariance), limit + 1e-30))
-        self._noise += 0.05 * (abs(error) - self._noise)
-        self.observed += 1
+def _dot(a: Sequence[float], b: Sequence[float]) -> float:
+    return sum(x * y for x, y in zip(a, b, strict=True))
