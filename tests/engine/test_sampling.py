@@ -272,6 +272,17 @@ def test_extreme_temperatures_stay_finite():
     assert seen == {0, 1, 2, 3}
 
 
+def test_the_best_token_found_on_a_device_is_the_same():
+    logits = torch.tensor([[0.0, 3.0, 3.0], [5.0, 1.0, 5.0], [1.0, math.nan, 9.0]])
+    best = Sampler("t")._best_of(logits)
+    assert best[0] == (1, 3.0) and best[1] == (0, 5.0)
+    assert best[2][0] == 1 and math.isnan(best[2][1])
+
+
+def test_no_rows():
+    assert Sampler("t").sample(torch.empty(0, 9), []) == []
+
+
 @pytest.mark.gpu
 def test_rows_on_a_gpu_give_what_they_give_here():
     logits = torch.randn(8, 4000, generator=torch.Generator().manual_seed(5)) * 3

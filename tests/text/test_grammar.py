@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -253,8 +254,28 @@ def test_a_grammar_that_takes_too_long_fails_its_own_request():
         allowed(matcher)
 
 
-def test_llguidance_is_imported_late():
-    import subprocess
+def test_a_panic_fails_its_own_request(monkeypatch: pytest.MonkeyPatch):
+    class PanicException(BaseException):
+        pass
 
+    class Broken:
+        def is_stopped(self) -> bool:
+            return False
+
+        def unsafe_compute_mask_ptr(self, *args: int) -> None:
+            raise PanicException("assertion failed")
+
+        def try_consume_tokens(self, tokens: list[int]) -> int:
+            raise PanicException("assertion failed")
+
+    matcher = FACTORY.compile(regex("a"))
+    monkeypatch.setattr(matcher, "_matcher", Broken())
+    with pytest.raises(InvalidRequest, match="too complex"):
+        allowed(matcher)
+    with pytest.raises(InvalidRequest, match="too complex"):
+        matcher.accept(A)
+
+
+def test_llguidance_is_imported_late():
     code = "import sys, tenfold.text.grammar; sys.exit('llguidance' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

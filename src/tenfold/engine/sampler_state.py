@@ -63,7 +63,9 @@ class SamplerState:
         self._stops = np.array(sorted(id for id in stops if 0 <= id < vocab_size), dtype=np.intp)
         counted = params.presence_penalty != 0 or params.frequency_penalty != 0
         self._counts = _Counts() if counted else None
-        self._seen = _Counts(prompt) if params.repetition_penalty != 1 else None
+        given = np.asarray(prompt, dtype=np.intp)
+        given = given[(given >= 0) & (given < vocab_size)]
+        self._seen = _Counts(given) if params.repetition_penalty != 1 else None
         for token in output:
             self.accept(token)
 
@@ -143,8 +145,9 @@ class SamplerState:
 class _Counts:
     """Distinct token ids and how often each was added, as arrays that grow by doubling."""
 
-    def __init__(self, tokens: Sequence[int] | NDArray[np.integer] = ()) -> None:
-        ids, counts = np.unique(np.asarray(tokens, dtype=np.intp), return_counts=True)
+    def __init__(self, tokens: NDArray[np.intp] | None = None) -> None:
+        given = np.empty(0, dtype=np.intp) if tokens is None else tokens
+        ids, counts = np.unique(given, return_counts=True)
         self._slots = {int(id): slot for slot, id in enumerate(ids)}
         self._ids = ids
         self._counts = counts.astype(np.float32)

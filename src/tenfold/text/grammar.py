@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tenfold.core.errors import InvalidRequest, TenfoldError
 from tenfold.core.types import Constraint
 from tenfold.text.grammar_check import GRAMMAR_SECONDS, GrammarGate, validate_constraint
-from tenfold.text.grammar_source import field_of, grammar_text, refuse
+from tenfold.text.grammar_source import field_of, grammar_text, panics_refused, refuse
 
 __all__ = [
     "GRAMMAR_SECONDS",
@@ -87,7 +87,8 @@ class Matcher:
         """
         began = time.thread_time()
         own = self._words
-        self._matcher.unsafe_compute_mask_ptr(own.ctypes.data, own.nbytes)
+        with panics_refused(self._field):
+            self._matcher.unsafe_compute_mask_ptr(own.ctypes.data, own.nbytes)
         self._check(began)
         count = min(len(own), len(out))
         out[:count] = own[:count]
@@ -99,7 +100,8 @@ class Matcher:
             return token in self._eos
         began = time.thread_time()
         # Unlike consume_token, a refusal here does not leave the matcher broken.
-        taken = bool(self._matcher.try_consume_tokens([token]) == 1)
+        with panics_refused(self._field):
+            taken = bool(self._matcher.try_consume_tokens([token]) == 1)
         self._check(began)
         return taken
 
@@ -178,20 +180,9 @@ class GrammarFactory:
     def _compile(self, grammar: str, field: str) -> Any:
         from llguidance import LLMatcher, LLParserLimits
 
-        try:
-            matcher = LLMatcher(
-                self._lltokenizer,
-                grammar,
-                log_level=0,
-                limits=LLParserLimits(verbose_errors=False),
-            )
-        except Exception as exc:
-            refuse(str(exc), field)
-        except BaseException as exc:
-            # A panic of llguidance is no Exception, but it is no reason to end the process either.
-            if type(exc).__name__ != "PanicException":
-                raise
-            refuse("it is too complex", field)
+        limits = LLParserLimits(verbose_errors=False)
+        with panics_refused(field):
+            matcher = LLMatcher(self._lltokenizer, grammar, log_level=0, limits=limits)
         if matcher.is_error():
             refuse(str(matcher.get_error()), field)
         return matcher

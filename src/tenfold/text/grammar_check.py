@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tenfold.core.errors import InvalidRequest
 from tenfold.core.types import Constraint
-from tenfold.text.grammar_source import field_of, grammar_text, refuse
+from tenfold.text.grammar_source import field_of, grammar_text, panics_refused, refuse
 
 GRAMMAR_SECONDS = 10.0
 
@@ -45,7 +45,8 @@ def validate_constraint(
         from llguidance import LLMatcher, LLParserLimits
 
         limits = LLParserLimits(verbose_errors=False)
-        bad, messages = LLMatcher.validate_grammar_with_warnings(grammar, limits=limits)
+        with panics_refused(field):
+            bad, messages = LLMatcher.validate_grammar_with_warnings(grammar, limits=limits)
         message = messages[0] if bad else None
     else:
         message = _try_elsewhere(grammar, seconds)

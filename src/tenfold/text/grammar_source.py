@@ -7,6 +7,8 @@ here, blaming the request's field. llguidance is imported only inside functions.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from tenfold.core.errors import InvalidRequest
@@ -70,6 +72,17 @@ def grammar_text(constraint: Constraint, *, param: str | None = None) -> str:
 def refuse(message: str, field: str) -> NoReturn:
     """Raise InvalidRequest with llguidance's own message, made short."""
     raise InvalidRequest(f"{field} cannot be used: {brief(message)}", param=field)
+
+
+@contextmanager
+def panics_refused(field: str) -> Iterator[None]:
+    """A panic inside llguidance is no Exception; it becomes the refusal of one request."""
+    try:
+        yield
+    except BaseException as exc:
+        if type(exc).__name__ != "PanicException":
+            raise
+        refuse("it is too complex", field)
 
 
 def brief(message: str) -> str:
