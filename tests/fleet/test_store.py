@@ -189,6 +189,16 @@ def test_a_folder_with_a_missing_shard_is_refused(tmp_path: Path) -> None:
     assert leftovers(store) == []
 
 
+def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    store = Store(tmp_path / "home")
+    with pytest.raises(PullError, match="holds no weights"):
+        store.pull(f"path:{folder}")
+    assert leftovers(store) == []
+
+
 def test_names_cannot_leave_the_models_folder(tmp_path: Path, origin: Path) -> None:
     bad = Entry("bad", "generate", "", Licence("MIT"), (f"path:{origin}",), (FileSpec("../x"),))
     with pytest.raises(PullError, match="not a file name"):

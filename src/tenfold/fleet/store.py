@@ -26,7 +26,7 @@ from pathlib import Path
 from tenfold.core.errors import ModelFileError, PullError, TenfoldError
 from tenfold.core.sizes import format_bytes
 from tenfold.fleet.catalogue import Catalogue, Entry, Licence, entry_of_source
-from tenfold.fleet.facts import Facts, check_shards, checkpoint_facts
+from tenfold.fleet.facts import Facts, check_has_weights, check_shards, checkpoint_facts
 from tenfold.fleet.licences import Accept, AcceptedLicences, plain_text
 from tenfold.fleet.sources import is_source, parse_source
 from tenfold.fleet.sources.base import FileSpec, Job, Progress, quiet
@@ -363,6 +363,8 @@ def _checked(
     try:
         files = [_hashed(stage, spec) for spec in specs]
         check_shards(stage)
+        if not entry.files:  # nobody has said what must be there
+            check_has_weights(stage)
     except TenfoldError:
         _discard(stage.parent)
         raise
