@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -176,8 +175,8 @@ CONTRAST = """
   for (const element of document.querySelectorAll("body *")) {
     const own = [...element.childNodes].some((each) => each.nodeType === 3 && each.data.trim());
     if (!own || element.disabled || !element.checkVisibility()) continue;
-    const [one, two] = [getComputedStyle(element).color, null];
-    const pair = [luminance(parse(one)), luminance(ground(element))].sort((a, b) => b - a);
+    const colors = [parse(getComputedStyle(element).color), ground(element)];
+    const pair = colors.map(luminance).sort((a, b) => b - a);
     const ratio = (pair[0] + 0.05) / (pair[1] + 0.05);
     if (ratio < 4.5) found.push(`${element.tagName}.${element.className} ${ratio.toFixed(2)}`);
   }
@@ -209,6 +208,9 @@ async def test_readable_everywhere(
         assert await page.run(UNLABELLED) == []
         dark = json.loads(await page.run("JSON.stringify(getComputedStyle(document.body).color)"))
         assert ("rgb(232" in dark) == (scheme == "dark")
+        hide = "document.documentElement.style.setProperty('--soft', 'var(--surface)')"
+        await page.run(hide)
+        assert await page.run(CONTRAST), "the check itself must see bad contrast"
 
 
 @needs_chromium
@@ -231,4 +233,3 @@ async def test_a_lost_server_is_said(page: Page, app: FastAPI) -> None:
         await start(page, address)
     await page.until("document.getElementById('state-text').textContent === 'Not reachable'")
     page.problems.clear()  # Chromium logs every failed fetch
-    await asyncio.sleep(0)

@@ -39,6 +39,20 @@ def test_bad_hosts_and_ports() -> None:
             bind(host, port)
 
 
+async def test_the_port_can_be_taken_before() -> None:
+    backend = FakeBackend()
+    app = create_app(backend, ServerSettings())
+    listener = bind("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    said: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    task = asyncio.create_task(
+        serve(app, backend, "127.0.0.1", port, 5, said.set_result, listener=listener)
+    )
+    assert await said == port
+    os.kill(os.getpid(), signal.SIGTERM)
+    await task
+
+
 def test_ipv6() -> None:
     try:
         with bind("::1", 0) as listener:
