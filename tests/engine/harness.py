@@ -17,7 +17,7 @@ from tenfold.core.messages import (
 )
 from tenfold.core.settings import DeviceSettings
 from tenfold.core.types import EngineRequest, KVGroup, ModelFacts, SamplingParams
-from tenfold.costs.step import FixedStepModel, StepModel
+from tenfold.costs.step import FixedStepModel, StepCosts, StepModel
 from tenfold.engine.batcher import Batcher
 from tenfold.engine.engine import Engine
 from tenfold.engine.executor import Executor
@@ -35,7 +35,7 @@ GLOBAL = KVGroup("global", (0, 1), 1, 16)  # a block of 4 tokens: 1024 bytes in 
 
 def costs() -> StepModel:
     """A step: 10 ms, and a millisecond a prompt token or decoding sequence."""
-    return FixedStepModel(base=0.01, prefill=0.001, decode=0.001)
+    return FixedStepModel(StepCosts(0.01, 0.001, 0.001, 1e-6, 1e-6))
 
 
 class Recorder:
@@ -134,7 +134,7 @@ class Sim:
             prefix_cache=self.settings.prefix_cache,
         )
         matches = MatchIndex(cache.tree)
-        policy = policies().get(self.settings.policy)(matches)
+        policy = policies.get(self.settings.policy)(matches)
         facts = ModelFacts(name, "generate", "sim", context, 100, 8, 0, 0, 0, [99])
         batcher = Batcher(
             facts,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 from tenfold.client.base import Client
 from tenfold.fleet.service import Service
@@ -15,8 +16,12 @@ class InProcessClient(Client):
     def __init__(self, service: Service) -> None:
         self.service = service
 
-    def stream(self, request: GenerateRequest) -> AsyncIterator[GenerateEvent]:
-        return self.service.generate(request)
+    async def stream(self, request: GenerateRequest) -> AsyncIterator[GenerateEvent]:
+        if request.sampling.constraint is not None:
+            await self.service.check_constraint(request.sampling.constraint)
+        async with aclosing(self.service.generate(request)) as events:
+            async for event in events:
+                yield event
 
     async def embed(self, model: str, texts: list[str]) -> list[list[float]]:
         return (await self.service.embed(model, texts, "local")).vectors

@@ -95,29 +95,31 @@ class Batcher:
         self.matches.watch(seq.request.id, seq.tokens.view(), seq.hashes, seq.request.namespace)
         self.policy.add(seq.waiting)
 
-    def _dequeue(self, seq: Sequence) -> None:
-        self.matches.unwatch(seq.request.id)
-        self.policy.remove(seq.waiting)
-
     def drop(self, request_id: str) -> Sequence | None:
         """Take a request out, whatever its state; its blocks are free on return."""
         seq = self.sequences.pop(request_id, None)
         if seq is None:
             return None
+        unused = 0
         if seq.kv is not None:
-            self._release(seq)
+            unused = self._release(seq)
         else:
-            self._dequeue(seq)
+            self.matches.unwatch(request_id)
+            self.policy.remove(seq.waiting)
         if seq.started:
-            self.policy.finished(seq.request.client)
+            self.policy.finished(seq.request.client, unused)
         return seq
 
-    def _release(self, seq: Sequence) -> None:
+    def _release(self, seq: Sequence) -> int:
+        """Take a running sequence's blocks. Returns the prompt tokens it had been admitted for and
+        never computed."""
         assert seq.kv is not None
+        unused = max(0, seq.prompt_tokens - max(seq.billed, seq.computed))
         self.running.remove(seq)
         self.cache.close(seq.kv)
         seq.kv = None
         seq.computed = 0
+        return unused
 
     def expire(self, now: float) -> list[RequestFailed]:
         """Fail the requests whose deadline has passed."""
@@ -189,12 +191,12 @@ class Batcher:
         if not self.running:
             return False
         victim = max(self.running, key=lambda s: (s.request.priority, s.admitted))
-        self._release(victim)
+        unused = self._release(victim)
         self.preemptions += 1
         self.matches.watch(
             victim.request.id, victim.tokens.view(), victim.hashes, victim.request.namespace
         )
-        self.policy.preempted(victim.waiting)
+        self.policy.preempted(victim.waiting, unused)
         return True
 
     def _prefills(self, shape: StepShape, seconds: float, room: int) -> Iterator[Slice]:
@@ -254,7 +256,7 @@ class Batcher:
                 return False
         seq.kv = kv
         seq.computed = seq.kv.cached_tokens
-        self._dequeue(seq)
+        self.matches.unwatch(seq.request.id)
         self._admissions += 1
         seq.admitted = self._admissions
         self.running.append(seq)

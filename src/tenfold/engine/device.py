@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,9 +16,10 @@ from tenfold.core.settings import DeviceSettings
 from tenfold.core.types import EngineRequest, KVGroup, ModelFacts
 from tenfold.costs.step import StepModel
 from tenfold.engine.batcher import Batcher
+from tenfold.engine.grammars import Grammars
 from tenfold.engine.instance import EmbedInstance, GenerateInstance, Instance
 from tenfold.engine.runner import TorchRunner
-from tenfold.engine.sampler_state import SamplerState, TokenMatcher
+from tenfold.engine.sampler_state import SamplerState
 from tenfold.engine.sampling import Sampler
 from tenfold.kernels.table import build_kernels
 from tenfold.kvcache.cache import KVCache
@@ -30,9 +30,6 @@ from tenfold.models.decoder import Decoder
 from tenfold.models.encoder import Encoder
 from tenfold.models.loading import load_model
 from tenfold.scheduling.registry import policies
-
-if TYPE_CHECKING:
-    from tenfold.text.grammar import GrammarFactory
 
 KV_DTYPE = torch.float32
 
@@ -158,13 +155,26 @@ class Device:
             page_limit=self._most_kv_pages(command),
         )
         matches = MatchIndex(cache.tree)
-        policy = policies().get(command.options.policy or settings.policy)(matches)
+        policy = policies.get(command.options.policy or settings.policy)(matches)
         batcher = Batcher(facts, cache, matches, policy, StepModel(), settings, clock, reclaim)
-        runner = TorchRunner(
-            model, cache, tensors, Sampler(command.name), self._sampler_states(command.path, facts)
-        )
+        grammars = Grammars(command.path, facts.eos_ids, settings.grammar_seconds)
+
+        def sampler_state(request: EngineRequest) -> SamplerState:
+            constraint = request.sampling.constraint
+            matcher = grammars.compile(constraint) if constraint else None
+            return SamplerState(
+                request.sampling, request.prompt, facts.vocab_size, facts.eos_ids, matcher
+            )
+
+        runner = TorchRunner(model, cache, tensors, Sampler(command.name), sampler_state)
         return GenerateInstance(
-            facts, batcher, runner, clock, free, lambda: self._page_counts(command.name)
+            facts,
+            batcher,
+            runner,
+            clock,
+            free,
+            lambda: self._page_counts(command.name),
+            grammars.compile,
         )
 
     def _most_kv_pages(self, command: LoadModel) -> int:
@@ -190,31 +200,6 @@ class Device:
         space = self._create(name, f"kv-{group.name}", blocks * block_bytes)
         shape = (blocks, len(group.layers), 2, group.kv_heads, tokens, group.head_dim)
         return space, space.view(shape, KV_DTYPE)
-
-    def _sampler_states(
-        self, path: str, facts: ModelFacts
-    ) -> Callable[[EngineRequest], SamplerState]:
-        """Makes the sampling state of a request. Grammars are set up at first use."""
-        factory: list[GrammarFactory] = []
-
-        def matcher(request: EngineRequest) -> TokenMatcher | None:
-            if request.sampling.constraint is None:
-                return None
-            from tenfold.text.grammar import GrammarFactory
-            from tenfold.text.tokenizer import load_tokenizer
-
-            if not factory:
-                factory.append(
-                    GrammarFactory(load_tokenizer(path), seconds=self.settings.grammar_seconds)
-                )
-            return factory[0].compile(request.sampling.constraint)
-
-        def state(request: EngineRequest) -> SamplerState:
-            return SamplerState(
-                request.sampling, request.prompt, facts.vocab_size, facts.eos_ids, matcher(request)
-            )
-
-        return state
 
     def _no_room(self, name: str, weights: VirtualRange) -> str:
         page = self.settings.page_bytes

@@ -11,11 +11,11 @@ import os
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
 from tenfold.core.clock import Clock
-from tenfold.core.errors import Conflict, InvalidRequest, ModelNotFound, TenfoldError
+from tenfold.core.errors import Conflict, InvalidRequest, ModelNotFound, TenfoldError, Unavailable
 from tenfold.core.messages import (
     Abort,
     AskStats,
@@ -32,6 +32,7 @@ from tenfold.core.messages import (
     UnloadModel,
     WorkerUp,
 )
+from tenfold.core.types import Constraint, EngineRequest
 from tenfold.engine.instance import EmbedInstance, GenerateInstance, Instance
 from tenfold.scheduling.turns import Turns
 
@@ -71,6 +72,8 @@ class Engine:
         self.instances: dict[str, Instance] = {}
         self.turns = Turns()
         self.loading: set[str] = set()
+        self.preparing: dict[str, Future[object]] = {}
+        self._aside = ThreadPoolExecutor(1, "grammars")
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
     def start(self) -> None:
@@ -86,6 +89,7 @@ class Engine:
             case Embed(id):
                 self._guarded(id, lambda: self._embed(command))
             case Abort(request_id):
+                self.preparing.pop(request_id, None)
                 for instance in self.instances.values():
                     if instance.abort(request_id):
                         break
@@ -103,6 +107,11 @@ class Engine:
             action()
         except TenfoldError as error:
             self.emit(RequestFailed(request_id, error.code, error.message, error.param))
+        except Exception as error:
+            log.exception("request %s failed before it was queued", request_id)
+            self.emit(
+                RequestFailed(request_id, TenfoldError.code, f"{type(error).__name__}: {error}")
+            )
 
     def _instance(self, name: str) -> Instance:
         if name not in self.instances:
@@ -115,7 +124,38 @@ class Engine:
             raise InvalidRequest(
                 f"{command.request.model} is an embedding model; use /v1/embeddings", param="model"
             )
-        instance.batcher.submit(command.request)
+        constraint = command.request.sampling.constraint
+        if constraint is None or instance.compile_grammar is None:
+            instance.batcher.submit(command.request)
+        else:
+            self._prepare(instance, command.request, constraint)
+
+    def _prepare(
+        self, instance: GenerateInstance, request: EngineRequest, constraint: Constraint
+    ) -> None:
+        """Compile the grammar on another thread, then queue the request."""
+        assert instance.compile_grammar is not None
+        compiling = self._aside.submit(instance.compile_grammar, constraint)
+        self.preparing[request.id] = compiling
+
+        def ready() -> None:
+            if self.preparing.pop(request.id, None) is not compiling:
+                return  # aborted meanwhile
+            if self.instances.get(request.model) is not instance:
+                self._guarded(request.id, lambda: self._unloaded(request.model))
+            else:
+                self._guarded(request.id, lambda: self._compiled(instance, request, compiling))
+
+        compiling.add_done_callback(lambda _: self.call(ready))
+
+    def _compiled(
+        self, instance: GenerateInstance, request: EngineRequest, compiling: Future[object]
+    ) -> None:
+        compiling.result()
+        instance.batcher.submit(request)
+
+    def _unloaded(self, name: str) -> None:
+        raise Unavailable(f"{name} was unloaded while the request was in it")
 
     def _embed(self, command: Embed) -> None:
         instance = self._instance(command.model)
@@ -205,6 +245,11 @@ class Engine:
 
     # --- stepping -------------------------------------------------------------------------------
     @property
+    def busy_aside(self) -> bool:
+        """Whether a thread is loading or compiling something that will soon want the loop."""
+        return bool(self.loading or self.preparing)
+
+    @property
     def has_work(self) -> bool:
         return any(i.has_work for i in self.instances.values()) or not self._calls.empty()
 
@@ -254,4 +299,5 @@ class Engine:
     def close(self) -> None:
         for name in list(self.instances):
             self._unload(name)
+        self._aside.shutdown(wait=False, cancel_futures=True)
         self.device.close()

@@ -23,7 +23,7 @@ from tenfold.core.messages import (
     RequestFailed,
     StepDone,
 )
-from tenfold.core.types import ModelFacts
+from tenfold.core.types import Constraint, ModelFacts
 from tenfold.engine.batcher import Batcher
 from tenfold.engine.executor import Executor
 
@@ -70,8 +70,10 @@ class GenerateInstance:
         clock: Clock,
         free: Callable[[], None],
         page_counts: Callable[[], tuple[int, int]],
+        compile_grammar: Callable[[Constraint], object] | None = None,
     ) -> None:
         self.facts = facts
+        self.compile_grammar = compile_grammar
         self.batcher = batcher
         self.executor = executor
         self.clock = clock

@@ -19,7 +19,7 @@ from tenfold.core.settings import DeviceSettings
 from tenfold.engine.engine import Engine
 
 IDLE_POLL_MS = 1000
-LOADING_POLL_MS = 10
+ASIDE_POLL_MS = 10
 
 
 def main(endpoint: str) -> int:
@@ -48,8 +48,8 @@ def main(endpoint: str) -> int:
         timeout = IDLE_POLL_MS
         if engine.has_work:
             timeout = 0
-        elif engine.loading:
-            timeout = LOADING_POLL_MS
+        elif engine.busy_aside:
+            timeout = ASIDE_POLL_MS
         while socket.poll(timeout):
             command = wire.decode(socket.recv_multipart())
             engine.handle(command)

@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -42,7 +42,7 @@ from tenfold.core.messages import (
     TokenOutput,
 )
 from tenfold.core.settings import DeviceSettings
-from tenfold.core.types import EngineRequest, ModelFacts, Usage
+from tenfold.core.types import Constraint, EngineRequest, ModelFacts, Usage
 from tenfold.fleet.generation import ChoiceStream, Parsers, wants_tools
 from tenfold.fleet.supervisor import Supervisor
 from tenfold.fleet.types import (
@@ -58,6 +58,7 @@ from tenfold.fleet.types import (
 )
 from tenfold.fleet.workers import LocalWorker, Worker
 from tenfold.scheduling.admission import AdmissionController
+from tenfold.text.grammar_check import GrammarGate
 from tenfold.text.model_text import ModelText, load_model_text
 
 log = logging.getLogger("tenfold.fleet")
@@ -120,6 +121,7 @@ class Service:
         make_worker: Callable[[DeviceSettings], Worker] = LocalWorker,
         find_source: Callable[[str, str | None], ModelSource] | None = None,
         clock: Clock | None = None,
+        gate: GrammarGate | None = None,
     ) -> None:
         self.clock = clock or SystemClock()
         self.admission = admission
@@ -132,6 +134,7 @@ class Service:
         self._calls: dict[str, _Call] = {}
         self._embeds: dict[str, tuple[str, asyncio.Future[EmbedResult]]] = {}
         self._ids = itertools.count(1)
+        self._gate = gate or GrammarGate()
         self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -333,7 +336,7 @@ class Service:
             )
 
     # --- generating -----------------------------------------------------------------------------
-    async def generate(self, request: GenerateRequest) -> AsyncIterator[GenerateEvent]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[GenerateEvent, None]:
         """Run one call. Errors of checking and admission come from the first step of the iterator;
         closing it aborts the call and frees its blocks within one engine step."""
         entry = self._entry(request.model)
@@ -341,7 +344,8 @@ class Service:
         self._check(entry, request)
         prompt = await self._prompt_ids(request)
         self._check_length(entry, request, prompt)
-        call = self._open_call(entry, request, prompt, began)
+        constraint = await self._constraint(request)
+        call = self._open_call(entry, request, prompt, constraint, began)
         self._idle.clear()
         try:
             choices = [self._choice(i, request, prompt, entry) for i in range(request.sampling.n)]
@@ -374,11 +378,19 @@ class Service:
             )
 
     def _open_call(
-        self, entry: _Entry, request: GenerateRequest, prompt: list[int], began: float
+        self,
+        entry: _Entry,
+        request: GenerateRequest,
+        prompt: list[int],
+        constraint: Constraint | None,
+        began: float,
     ) -> _Call:
         count = request.sampling.n
         parts = {f"r{next(self._ids)}": i for i in range(count)}
-        requests = [self._engine_request(request, prompt, began, id, i) for id, i in parts.items()]
+        requests = [
+            self._engine_request(request, prompt, constraint, began, id, i)
+            for id, i in parts.items()
+        ]
         for done in range(count):
             try:
                 self.admission.admit(request.client, len(prompt), began)
@@ -391,14 +403,17 @@ class Service:
         return call
 
     def _engine_request(
-        self, request: GenerateRequest, prompt: list[int], began: float, id: str, index: int
+        self,
+        request: GenerateRequest,
+        prompt: list[int],
+        constraint: Constraint | None,
+        began: float,
+        id: str,
+        index: int,
     ) -> EngineRequest:
-        sampling = replace(request.sampling, n=1)
+        sampling = replace(request.sampling, n=1, constraint=constraint)
         if sampling.seed is not None:
             sampling.seed += index
-        constraint = self._tool_constraint(request)
-        if constraint is not None:
-            sampling.constraint = constraint
         return EngineRequest(
             id=id,
             model=request.model,
@@ -412,13 +427,27 @@ class Service:
             itl_target=request.itl_target,
         )
 
-    def _tool_constraint(self, request: GenerateRequest) -> Any:
+    async def _constraint(self, request: GenerateRequest) -> Constraint | None:
+        """What the output must match: the call that tool_choice asks for, else the request's own
+        constraint, which the face that took it has checked (``check_constraint``)."""
         prompt = request.prompt
         if not isinstance(prompt, ChatPrompt) or prompt.tool_choice in ("auto", "none"):
-            return None
+            return request.sampling.constraint
         from tenfold.text.parsers.tools import tool_constraint
 
-        return tool_constraint(prompt.tools, prompt.tool_choice, self._tool_style(request.model))
+        constraint = tool_constraint(
+            prompt.tools,
+            prompt.tool_choice,
+            self._tool_style(request.model),
+            parallel=prompt.parallel_tool_calls,
+        )
+        await self.check_constraint(constraint, param="tools")
+        return constraint
+
+    async def check_constraint(self, constraint: Constraint, param: str | None = None) -> None:
+        """Try a constraint out in a process of its own, because a hostile one can hang or crash
+        whoever compiles it. Raises InvalidRequest; verdicts are remembered."""
+        await asyncio.to_thread(self._gate.check, constraint, param=param)
 
     def _tool_style(self, model: str) -> str:
         from tenfold.text.parsers.tools import pick_tool_style

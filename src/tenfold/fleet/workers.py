@@ -169,7 +169,7 @@ class InlineWorker:
         engine = Engine(Device(self.settings), SystemClock(), emit)
         engine.start()
         while True:
-            timeout = 0.0 if engine.has_work else 0.01 if engine.loading else 1.0
+            timeout = 0.0 if engine.has_work else 0.01 if engine.busy_aside else 1.0
             while True:
                 try:
                     command = self._inbox.get(block=timeout > 0, timeout=timeout or None)
