@@ -43,6 +43,11 @@ class MatchIndex:
         self._changed: set[str] = set()
         tree.listeners.append(self)
 
+    @property
+    def block_tokens(self) -> int:
+        """Matches come in whole blocks of so many tokens."""
+        return self._tree.block_tokens
+
     def watch(self, key: str, tokens: Tokens, hashes: list[int], namespace: str) -> None:
         """Follow these tokens under ``key``, which must be new. The last token never counts.
 
@@ -82,7 +87,7 @@ class MatchIndex:
         changed, self._changed = self._changed, set()
         return changed
 
-    def __contains__(self, key: str) -> bool:
+    def __contains__(self, key: object) -> bool:
         return key in self._watches
 
     def __len__(self) -> int:

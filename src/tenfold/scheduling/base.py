@@ -1,91 +1,123 @@
-"""The policy protocol: which waiting request of one model is offered next.
+"""The seam between the engine's loop and the order in which requests are served.
 
-A policy orders; it never sees blocks or pages. The batcher asks for ``candidates`` and tries to
-admit each. What a policy needs for fairness comes back through the charging calls: ``admitted`` and
-``prefilled`` (tokens really computed, for extend charges), ``decoded`` (tokens a client's requests
-produced in a step). DLPM keeps its deficits there: eligible while positive, charged at admission
-and after every step, refilled inside ``candidates`` when nobody eligible is left (dlpm Alg. 1).
+A policy orders waiting requests and is told what becomes of them, in tokens. It does not know
+whether a request fits in memory, how long a step takes, or what tokens say.
+
+**How a fair policy uses it.** VTC and DLPM (arXiv 2501.14312, Algorithm 1) keep a number per
+client. ``candidates`` is a generator, so what ``admitted`` changes between two of its values is
+seen at once: DLPM checks each client's deficit when it comes to its request and, where no queued
+client has credit left, refills in place and goes on with those it had skipped; VTC picks the least
+served client anew after every admission and sets ``blocking``. Extend tokens are charged by
+``admitted`` and what was never computed comes back by ``unused``; ``prefilled`` tells of the same
+tokens as they are computed, for policies that bill by the chunk (charge one of the two).
+``decoded`` charges every step, the prompt's first output token included. A client is idle when it
+has nothing queued and as many first admissions as ``finished`` calls. ``candidates`` gets the time,
+for ageing and for debts that lapse. Reserving memory for a request's whole output, which the
+theorem's constant U needs, is the caller's admission rule; so is the choice of whom to preempt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """A request in a policy's queue. ``order``: its arrival number; smaller ``priority`` is first.
+    """A request as a policy sees it. Identity counts; ``id`` is unique among those queued.
 
-    ``hashes``: chained hashes of its prompt's full blocks, by which siblings are recognised.
+    ``order`` numbers arrivals. Smaller ``priority`` goes first. ``matched``: prompt tokens cached
+    now, kept by the policy where it was given ``Matches``, by the caller otherwise. ``hashes``: the
+    chained hashes of the prompt's full blocks; two requests share a prefix up to the last place
+    where theirs are equal. ``preempted`` is the policy's.
     """
 
     id: str
     client: str
     prompt_tokens: int
-    arrival: float
+    arrival: float = 0.0
     priority: int = 0
     deadline: float | None = None
     order: int = 0
+    matched: int = 0
     hashes: list[int] = field(default_factory=list)
+    preempted: bool = False
 
 
 class Matches(Protocol):
-    """How much of each waiting request is cached, kept current (``kvcache.waiting.MatchIndex``)."""
+    """Cached prefixes of waiting requests by id, such as ``kvcache.waiting.MatchIndex``."""
 
-    def matched(self, key: str) -> int: ...
-    def take_changed(self) -> set[str]: ...
+    @property
+    def block_tokens(self) -> int: ...
+
+    def __contains__(self, key: object) -> bool: ...
+
+    def matched(self, key: str) -> int:
+        """Cached tokens now. KeyError for an id that is not followed."""
+        ...
+
+    def take_changed(self) -> set[str]:
+        """The ids whose value may have changed since the last call."""
+        ...
 
 
 class Policy(Protocol):
-    """Orders the waiting requests of one model. One thread; no clock of its own."""
+    """Orders the queue of one model. One thread; none of the calls blocks.
 
-    blocking: bool
-    """True: when the best candidate does not fit, nobody after it is tried this step."""
+    A request is queued by ``add`` or ``preempted`` and leaves by ``admitted`` or ``remove``.
+    """
 
-    def add(self, waiting: Waiting) -> None:
-        """A request arrives."""
+    @property
+    def blocking(self) -> bool:
+        """True: a candidate that does not fit ends the pass. False: the next one is tried."""
         ...
 
-    def remove(self, waiting: Waiting) -> None:
-        """A request leaves the queue: admitted, aborted or expired. Unknown ones are ignored."""
+    def add(self, w: Waiting) -> None:
+        """Queue a request that has arrived."""
         ...
 
-    def preempted(self, waiting: Waiting) -> None:
-        """A running request is back, at the front of its priority class. Nothing is refunded, and
-        computing it again is not charged."""
+    def remove(self, w: Waiting) -> None:
+        """Take a request out without serving it. Not queued: nothing happens."""
         ...
 
     def candidates(self, now: float) -> Iterator[Waiting]:
-        """Requests to try, best first. The caller may ``remove`` what was yielded while it
-        iterates."""
+        """One pass: whom to try, best first, each at most once. Requests may leave meanwhile.
+
+        The caller tries each in turn and calls ``admitted`` before it asks for the next. A request
+        may be left out of a pass, but not of every pass while others are served for ever because of
+        an accident of the implementation: a policy that starves says so.
+        """
         ...
 
-    def admitted(self, waiting: Waiting, extend_tokens: int) -> None:
-        """It left the queue to run; ``extend_tokens`` of its prompt must be computed and have not
-        been charged before."""
+    def admitted(self, w: Waiting, extend_tokens: int) -> None:
+        """The request runs. ``extend_tokens``: prompt tokens that are neither cached nor paid for
+        by an earlier admission of the same request."""
         ...
 
     def prefilled(self, client: str, tokens: int) -> None:
-        """So many new prompt tokens of a client were computed in a step."""
+        """Prompt tokens computed in a step, without what is computed again after a preemption."""
         ...
 
     def decoded(self, counts: Mapping[str, int]) -> None:
-        """Tokens produced in a step, by client."""
+        """Output tokens of one step, by client."""
         ...
 
-    def finished(self, client: str) -> None:
-        """A request that had run has left the engine, however it ended."""
+    def finished(self, client: str, unused: int = 0) -> None:
+        """A request that had been admitted has ended, also one that waits preempted.
+
+        ``unused``: of its last admission's ``extend_tokens``, those never computed."""
         ...
 
-    def __len__(self) -> int: ...
+    def preempted(self, w: Waiting, unused: int = 0) -> None:
+        """A running request gave its memory back. It goes to the front of its priority class, and
+        ``unused`` tokens of its admission will be asked for again; the rest is not billed twice."""
+        ...
+
+    def __len__(self) -> int:
+        """Queued requests."""
+        ...
 
 
-class Uncharged:
-    """The charging half of a policy that keeps no accounts."""
-
-    def admitted(self, waiting: Waiting, extend_tokens: int) -> None: ...
-    def prefilled(self, client: str, tokens: int) -> None: ...
-    def decoded(self, counts: Mapping[str, int]) -> None: ...
-    def finished(self, client: str) -> None: ...
+PolicyFactory = Callable[[Matches], Policy]
+"""Makes the policy of one model. Keyword options, if any, have defaults."""

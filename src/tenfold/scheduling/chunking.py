@@ -1,11 +1,45 @@
-"""How much time of the next step prompts may have."""
+"""How much prefill a step may hold beside the decoding rows. Pure arithmetic on predicted times."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 
-def chunk_seconds(decode: float, *, target: float, share: float) -> float:
-    """Seconds for prompt chunks beside decoding that is predicted to take ``decode`` seconds.
+from tenfold.costs.step import StepModel, StepShape
 
-    What is left of the inter-token target, but at least ``share`` of the whole step, so that
-    prompts are not starved by running requests that miss their target without them."""
-    return max(target - decode, decode * share / (1.0 - share) if share < 1.0 else target)
+
+def step_target(wished: Iterable[float | None], default: float) -> float:
+    """Seconds a step may take: the strictest wish. None, and no request at all, is ``default``."""
+    return min((default if wish is None else wish for wish in wished), default=default)
+
+
+def chunk_seconds(decode_seconds: float, *, target: float, share: float) -> float:
+    """Seconds that a step with prefill may take in all, its decoding rows included.
+
+    ``decode_seconds``: predicted for the step without prefill. The step stays within ``target``
+    unless decoding leaves prefill less than ``share`` of the time: then it is made longer, so that
+    prompts never stand still behind a full batch. 0 <= ``share`` < 1.
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"prefill share {share} is not in [0, 1)")
+    return max(target, decode_seconds / (1 - share))
+
+
+def chunk_budget(
+    model: StepModel,
+    decoding: StepShape,
+    context: int,
+    *,
+    target: float,
+    share: float,
+    max_step_tokens: int,
+    block_tokens: int,
+) -> int:
+    """Prompt tokens to compute in a step beside ``decoding``, when some wait.
+
+    ``context``: tokens of the first waiting prompt that are cached. Whole blocks, at least one and,
+    that one aside, at most what ``max_step_tokens`` leaves.
+    """
+    seconds = chunk_seconds(model.predict(decoding), target=target, share=share)
+    fits = model.largest_chunk(seconds, decoding, context)
+    room = min(fits, max_step_tokens - decoding.decode_rows)
+    return max(1, room // block_tokens) * block_tokens

@@ -1,73 +1,91 @@
-"""Longest prefix match: the request with the most cached tokens first.
+"""Longest prefix match: whose prompt is cached furthest goes first (SGLang's cache-aware order).
 
-Two refinements of SGLang's policy are kept: of several waiting requests that share a long uncached
-prefix only one is offered a pass, so that it computes the prefix once for all; ties go by arrival.
-One is not: there is no fall back to arrival order in long queues, as matches are kept current by
-the tree's changes instead of being searched for in every pass. Plain LPM has no age term: a steady
-stream of hits starves a miss for ever. That is the published policy; ``dlpm`` is the cure.
+It raises the hit rate because requests that share a prefix run one after another. It has no age
+term: while requests with longer matches keep coming, one with a shorter match can wait for ever.
+That is the policy, and nothing here softens it. Does not know clients or sizes of memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
-from tenfold.scheduling.base import Matches, Uncharged, Waiting
-from tenfold.scheduling.ordered import OrderedQueue
-
-SIBLING_TOKENS = 32
-_FRONT, _NEW = 0.0, 1.0
+from tenfold.scheduling.base import Matches, Waiting
+from tenfold.scheduling.queue import QueuePolicy
 
 
-class Lpm(Uncharged):
-    """Longest cached prefix first, within each priority class. Preempted requests go first."""
+class _Deferral(NamedTuple):
+    leader: Waiting
+    matched: int
+
+
+class LPM(QueuePolicy):
+    """Longest match first, earlier arrival on ties, and one of several siblings at a time.
+
+    Siblings are requests that share at least ``sibling_tokens`` of prompt which is not cached. Once
+    one of them is admitted the others sit out the pass, and the passes after it as long as their
+    own match grows towards the rest of that shared part: it is being computed for them. The order
+    is kept up to date change by change, so a long queue is ordered like a short one.
+    """
 
     blocking = False
 
-    def __init__(self, matches: Matches, sibling_tokens: int = SIBLING_TOKENS) -> None:
+    def __init__(
+        self, matches: Matches | None = None, *, block_tokens: int = 16, sibling_tokens: int = 32
+    ) -> None:
+        super().__init__()
         self._matches = matches
-        self._sibling_tokens = sibling_tokens
-        self._queue = OrderedQueue()
-        self._front: set[str] = set()
+        self._block_tokens = block_tokens if matches is None else matches.block_tokens
+        self._sibling_blocks = max(1, -(-sibling_tokens // self._block_tokens))
+        self._deferred: dict[str, _Deferral] = {}
 
-    def add(self, waiting: Waiting) -> None:
-        self._place(waiting)
+    def rank(self, w: Waiting) -> int:
+        return -w.matched
 
-    def preempted(self, waiting: Waiting) -> None:
-        self._front.add(waiting.id)
-        self._place(waiting)
+    def add(self, w: Waiting) -> None:
+        if self._matches is not None and w.id in self._matches:
+            w.matched = self._matches.matched(w.id)
+        super().add(w)
 
-    def remove(self, waiting: Waiting) -> None:
-        self._front.discard(waiting.id)
-        self._queue.take(waiting.id)
-
-    def _place(self, waiting: Waiting) -> None:
-        again = _FRONT if waiting.id in self._front else _NEW
-        matched = self._matches.matched(waiting.id)
-        self._queue.put(waiting, (waiting.priority, again, -matched))
+    def remove(self, w: Waiting) -> None:
+        super().remove(w)
+        self._deferred.pop(w.id, None)
 
     def candidates(self, now: float) -> Iterator[Waiting]:
+        self._refresh()
+        computing: dict[int, Waiting] = {}
+        for w in self.queue.walk():
+            shared = self._shared_hash(w)
+            leader = None if shared is None else computing.get(shared) or self._leader(w, shared)
+            if leader is not None:
+                self._deferred[w.id] = _Deferral(leader, w.matched)
+                continue
+            self._deferred.pop(w.id, None)
+            yield w
+            if shared is not None and w.id not in self.queue:
+                computing[shared] = w
+
+    def _refresh(self) -> None:
+        if self._matches is None:
+            for w in list(self.queue.walk()):
+                self.queue.move(w)
+            return
         for id in self._matches.take_changed():
-            waiting = self._queue.get(id)
-            if waiting is not None:
-                self._place(waiting)
-        computing: set[int] = set()
-        for waiting in self._queue:
-            prefix = self._uncached(waiting)
-            if prefix is not None:
-                if prefix in computing:
-                    continue
-                computing.add(prefix)
-            yield waiting
+            found = self.queue.get(id)
+            if found is not None and found.matched != (now := self._matches.matched(id)):
+                found.matched = now
+                self.queue.move(found)
 
-    def _uncached(self, waiting: Waiting) -> int | None:
-        """Names the uncached prefix of ``sibling_tokens`` that the request would compute first; two
-        requests of the same name would compute the same tokens. None when it is shorter."""
-        if not waiting.hashes:
+    def _shared_hash(self, w: Waiting) -> int | None:
+        """What the request has in common with its siblings; None when too little is uncached."""
+        last = w.matched // self._block_tokens + self._sibling_blocks - 1
+        return w.hashes[last] if last < len(w.hashes) else None
+
+    def _leader(self, w: Waiting, shared: int) -> Waiting | None:
+        """The admitted sibling that was waited for, if it still computes this part."""
+        deferral = self._deferred.get(w.id)
+        if deferral is None or w.matched <= deferral.matched:
             return None
-        block = max(1, waiting.prompt_tokens // len(waiting.hashes))
-        start = self._matches.matched(waiting.id) // block
-        last = start + -(-self._sibling_tokens // block) - 1
-        return waiting.hashes[last] if last < len(waiting.hashes) else None
-
-    def __len__(self) -> int:
-        return len(self._queue)
+        last = w.matched // self._block_tokens + self._sibling_blocks - 1
+        hashes = deferral.leader.hashes
+        return deferral.leader if last < len(hashes) and hashes[last] == shared else None

@@ -1,16 +1,16 @@
-"""The policies by name: where the config's choices and the command line's come from."""
+"""The policies by name. Adding one is a file and a line here; none is imported until asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Final
 
 from tenfold.core.registry import Registry
-from tenfold.scheduling.base import Policy
+from tenfold.scheduling.base import PolicyFactory
 
-
-def policies() -> Registry[Callable[..., Policy]]:
-    """Each takes the index of matches: ``policies().get("lpm")(matches)``."""
-    return Registry(
-        "scheduling policy",
-        {"fcfs": "tenfold.scheduling.fcfs:Fcfs", "lpm": "tenfold.scheduling.lpm:Lpm"},
-    )
+policies: Final[Registry[PolicyFactory]] = Registry(
+    "scheduling policy",
+    {
+        "fcfs": "tenfold.scheduling.fcfs:FCFS",
+        "lpm": "tenfold.scheduling.lpm:LPM",
+    },
+)

@@ -1,4 +1,4 @@
-"""Which model of a device steps next: the one that has used the least time."""
+"""Which of several models on one device steps next. Knows their step times, not their requests."""
 
 from __future__ import annotations
 
@@ -6,30 +6,43 @@ from collections.abc import Iterable
 
 
 class Turns:
-    """Shares a device's time equally among the models that have work.
+    """Least time used first, by start-time fair queueing (Goyal et al. 1996) with equal shares.
 
-    A model that comes back after idling starts level with the least of those that kept working, so
-    that idling earns no credit to be spent in one long turn."""
+    While two models both want steps, their times differ by at most one step of each. A model that
+    comes back from having nothing to do, or from not being able to run, starts level with the one
+    that runs now: idling saves nothing up.
+    """
 
     def __init__(self) -> None:
         self._used: dict[str, float] = {}
-        self._busy: set[str] = set()
+        self._last_turn: dict[str, int] = {}
+        self._active: set[str] = set()
+        self._order: list[str] = []
+        self._level = 0.0
+        self._turn = 0
 
-    def order(self, busy: Iterable[str]) -> list[str]:
-        """The busy models, whose turn it is first; ties by name."""
-        now = set(busy)
-        stayed = [self._used[name] for name in now & self._busy if name in self._used]
-        level = min(stayed, default=0.0)
-        for name in now - self._busy:
-            self._used[name] = max(self._used.get(name, 0.0), level)
-        self._busy = now
-        return sorted(now, key=lambda name: (self._used[name], name))
+    def order(self, names: Iterable[str]) -> list[str]:
+        """The models that have work, best first. The caller steps the first that can run."""
+        self._order = list(names)
+        for name in self._order:
+            if name not in self._active:
+                self._used[name] = max(self._used.get(name, 0.0), self._level)
+        self._active = set(self._order)
+        self._order.sort(key=lambda name: (self._used[name], self._last_turn.get(name, -1)))
+        return list(self._order)
 
     def spent(self, name: str, seconds: float) -> None:
-        """A model used the device for so long."""
-        self._used[name] = self._used.get(name, 0.0) + seconds
+        """``name``, of the last order, ran for so long; those before it could not run."""
+        if name in self._order:
+            self._active.difference_update(self._order[: self._order.index(name)])
+        used = self._used.get(name, self._level)
+        self._level = max(self._level, used)
+        self._used[name] = used + seconds
+        self._turn += 1
+        self._last_turn[name] = self._turn
 
     def forget(self, name: str) -> None:
         """The model is gone."""
         self._used.pop(name, None)
-        self._busy.discard(name)
+        self._last_turn.pop(name, None)
+        self._active.discard(name)
