@@ -63,7 +63,12 @@ class LLM:
         self.model = self._run(self.client.models())[0]
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            future.cancel()  # what runs on the loop must not outlive the call
+            raise
 
     # --- calls ----------------------------------------------------------------------------------
     def generate(
