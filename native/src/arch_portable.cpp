@@ -2,7 +2,7 @@
 
 #include "arch.inl"
 
-#if defined(__x86_64__)
+#if defined(TENFOLD_HAS_AVX2)
 #include <cpuid.h>
 #endif
 
@@ -17,19 +17,17 @@ const Arch& portable_arch() {
   return arch;
 }
 
+#if defined(TENFOLD_HAS_AVX2)
 namespace {
 
 bool machine_has_avx2() {
-#if defined(TENFOLD_HAS_AVX2)
   unsigned a, b, c = 0, d;
   if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_F16C)) return false;
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#else
-  return false;
-#endif
 }
 
 }  // namespace
+#endif
 
 const Arch* choose_arch(const char* name) {
   const bool any = name == nullptr || *name == '\0';

@@ -58,6 +58,20 @@ void score_rows(const AttendTile& t, const float* const* keys, Range positions, 
   for (int p = positions.begin; p < positions.end; p += 4) dots<Rows>(q, keys + p, t.head_dim, scores + p);
 }
 
+// Asks for the keys of the next slice and the values of this one, before the arithmetic on this
+// slice's keys: a block's rows are too short for the hardware to see where the next block begins.
+TF_INLINE void fetch_ahead(const AttendTile& t, const float* const* keys, Range slice, int end) {
+  const int step = slice.end - slice.begin;
+  for (int p = slice.begin; p < slice.end; ++p) {
+    const float* value = keys[p] + t.cache_values;
+    const float* key = keys[p + step < end ? p + step : end - 1];
+    for (int d = 0; d < t.head_dim; d += 16) {
+      __builtin_prefetch(key + d, 0, 3);
+      __builtin_prefetch(value + d, 0, 2);
+    }
+  }
+}
+
 // Scores to weights in place; m and l to the row's head.
 TF_INLINE void soften(const AttendTile& t, Range seen, float* scores, float* head) {
   const Simd::F scale = Simd::set(t.scale), nothing = Simd::set(-__builtin_inff());
@@ -187,6 +201,7 @@ void attend_span(const AttendTile& t, int64_t span, float* partial, float* scrat
   const int step = t.head_dim <= 64 ? 32 : t.head_dim <= 128 ? 16 : 8;
   for (int p = all.begin; p < all.end; p += step) {
     const Range slice{p, p + step < all.end ? p + step : all.end};
+    fetch_ahead(t, keys, slice, all.end);
     each_tile(rows, [&](auto n, int row) {
       score_rows<n>(t, keys, slice, row, scores + row * kScoreRow);
     });
