@@ -11,7 +11,8 @@ from tenfold.client.base import ask
 from tenfold.core.messages import ModelOptions
 from tenfold.core.settings import DeviceSettings
 from tenfold.core.types import SamplingParams
-from tenfold.fleet.service import ModelSource, Service
+from tenfold.fleet.served import ModelSource
+from tenfold.fleet.service import Service
 from tenfold.fleet.types import GenerateRequest, TextPrompt
 from tenfold.fleet.workers import InlineWorker, Worker
 from tenfold.scheduling.admission import AdmissionController, Limits
@@ -50,6 +51,8 @@ async def serving(
         await service.close()
 
 
-def want(prompt: str | list[int], tokens: int = 8, model: str = "tiny", **fields: object) -> GenerateRequest:
+def want(
+    prompt: str | list[int], tokens: int = 8, model: str = "tiny", **fields: object
+) -> GenerateRequest:
     sampling = SamplingParams(max_tokens=tokens, temperature=0.0, ignore_eos=True)
     return ask(model, TextPrompt(prompt), sampling, **fields)

@@ -21,7 +21,8 @@ from tenfold.core.errors import (
     Unavailable,
 )
 from tenfold.core.types import SamplingParams
-from tenfold.fleet.service import ModelSource, Service
+from tenfold.fleet.served import ModelSource
+from tenfold.fleet.service import Service
 from tenfold.fleet.types import ChatPrompt, Delta, GenerateRequest, TextPrompt
 from tenfold.scheduling.admission import Limits, Load
 
@@ -44,7 +45,7 @@ def test_streamed_text_is_the_decoding_of_its_tokens(tmp_path: Path) -> None:
             reply = await collect(service.generate(want("the cat sat on", 20)))
             choice = reply.choices[0]
             assert len(choice.token_ids) == 20 and choice.finish_reason == "length"
-            tokenizer = service._text("tiny").tokenizer
+            tokenizer = service._entry("tiny").words.tokenizer
             prompt = tokenizer.encode("the cat sat on")
             whole = tokenizer.decode([*prompt, *choice.token_ids])
             assert whole == tokenizer.decode(prompt) + choice.text

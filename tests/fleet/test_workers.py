@@ -28,7 +28,10 @@ def _kill(service: Service, name: str) -> None:
 
 def test_a_dead_worker_costs_only_those_it_was_answering(tmp_path: Path) -> None:
     async def run() -> None:
-        models = [tiny(tmp_path, name="a", device="cpu:0"), tiny(tmp_path, name="b", device="cpu:1")]
+        models = [
+            tiny(tmp_path, name="a", device="cpu:0"),
+            tiny(tmp_path, name="b", device="cpu:1"),
+        ]
         one_at_a_time = [device("cpu:0", max_running=1), device("cpu:1")]
         async with serving(models, one_at_a_time, make_worker=LocalWorker) as service:
             expected = (await collect(service.generate(want("wait", 12, "a")))).choices[0].token_ids

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from tenfold.core.messages import ModelOptions
 from tenfold.core.settings import DeviceSettings, ModelSetup
 from tenfold.fleet.catalogue import Catalogue, entries_of
-from tenfold.fleet.service import ModelSource, Service
+from tenfold.fleet.served import ModelSource
+from tenfold.fleet.service import Service
 from tenfold.fleet.store import Store
 from tenfold.fleet.workers import LocalWorker, Worker
 from tenfold.scheduling.admission import AdmissionController, Limits

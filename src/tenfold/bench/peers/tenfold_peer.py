@@ -17,7 +17,8 @@ from tenfold.client.base import ask
 from tenfold.client.inprocess import InProcessClient
 from tenfold.core.settings import DeviceSettings
 from tenfold.core.types import SamplingParams
-from tenfold.fleet.service import ModelSource, Service
+from tenfold.fleet.served import ModelSource
+from tenfold.fleet.service import Service
 from tenfold.fleet.types import Delta, TextPrompt
 from tenfold.fleet.workers import LocalWorker
 from tenfold.scheduling.admission import AdmissionController, Limits

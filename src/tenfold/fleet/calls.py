@@ -1,0 +1,82 @@
+"""One call in flight, as the service keeps it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from tenfold.core.errors import TenfoldError
+from tenfold.core.messages import TokenOutput
+from tenfold.core.types import Constraint, EngineRequest
+from tenfold.fleet.supervisor import Supervisor
+from tenfold.fleet.types import GenerateRequest, RequestInfo
+
+CallEvent = tuple[int, TokenOutput] | TenfoldError | None
+"""Output of a choice; what ended the call; None: the worker died, send everything again."""
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """A request's engine requests and what comes back for them.
+
+    ``parts``: the choice of each engine request that has not ended. ``submitted``: a worker has
+    them. ``sent_token``: the client has seen output, so the call can no longer start anew.
+    """
+
+    request: GenerateRequest
+    prompt: list[int]
+    began: float
+    supervisor: Supervisor
+    sends: list[EngineRequest]
+    parts: dict[str, int]
+    events: asyncio.Queue[CallEvent] = field(default_factory=asyncio.Queue)
+    state: Literal["waiting", "running"] = "waiting"
+    submitted: bool = False
+    sent_token: bool = False
+    generated: int = 0
+    cached: int = 0
+    queue_seconds: float | None = None
+    started: set[str] = field(default_factory=set)
+
+    def info(self, now: float) -> RequestInfo:
+        return RequestInfo(
+            id=self.request.id,
+            client=self.request.client,
+            model=self.request.model,
+            state=self.state,
+            prompt_tokens=len(self.prompt),
+            generated=self.generated,
+            age=now - self.began,
+        )
+
+
+def engine_requests(
+    request: GenerateRequest,
+    prompt: list[int],
+    constraint: Constraint | None,
+    began: float,
+    ids: Sequence[str],
+) -> list[EngineRequest]:
+    """One engine request a choice; each draws from a seed of its own."""
+    sends = []
+    for index, id in enumerate(ids):
+        sampling = replace(request.sampling, n=1, constraint=constraint)
+        if sampling.seed is not None:
+            sampling.seed = (sampling.seed + index) % (1 << 63)
+        sends.append(
+            EngineRequest(
+                id=id,
+                model=request.model,
+                client=request.client,
+                prompt=prompt,
+                sampling=sampling,
+                arrival=began,
+                namespace=request.cache_salt,
+                priority=request.priority,
+                deadline=began + request.timeout if request.timeout else None,
+                itl_target=request.itl_target,
+            )
+        )
+    return sends
