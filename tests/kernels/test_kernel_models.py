@@ -46,15 +46,15 @@ def check(path: Path, rows: int, each: int) -> set[str]:
 
 
 def test_smollm2(smollm2_path: Path) -> None:
-    assert check(smollm2_path, 500, 3) == {"q4_1", "q8_0"}
+    assert check(smollm2_path, 200, 2) == {"q4_1", "q8_0"}
 
 
 @pytest.mark.slow
 def test_gemma3(gemma3_path: Path) -> None:
-    assert check(gemma3_path, 500, 3) == {"q5_0", "q8_0", "q4_k", "q6_k"}
+    assert check(gemma3_path, 200, 2) == {"q5_0", "q8_0", "q4_k", "q6_k"}
 
 
 @pytest.mark.slow
 def test_every_matrix(smollm2_path: Path, gemma3_path: Path) -> None:
     for path in (smollm2_path, gemma3_path):
-        check(path, 1 << 20, 1000)
+        check(path, 128, 1000)

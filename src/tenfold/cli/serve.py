@@ -84,11 +84,13 @@ def _run(loaded: LoadedConfig) -> None:
     from tenfold.fleet.assemble import build_service
     from tenfold.server.app import create_app
     from tenfold.server.logs import to_stderr
+    from tenfold.server.run import bind
     from tenfold.server.run import serve as serve_app
 
     to_stderr()
     server = loaded.config.server
     settings = server_settings(loaded)
+    listener = bind(server.host, server.port)  # a port that is taken should not cost a load
 
     async def main() -> None:
         service = build_service(loaded)
@@ -100,7 +102,15 @@ def _run(loaded: LoadedConfig) -> None:
         try:
             await service.start()
             app = create_app(service, settings)
-            await serve_app(app, service, server.host, server.port, server.drain_seconds, ready)
+            await serve_app(
+                app,
+                service,
+                server.host,
+                server.port,
+                server.drain_seconds,
+                ready,
+                listener=listener,
+            )
         finally:
             await service.close()
 
