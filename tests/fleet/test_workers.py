@@ -7,15 +7,17 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from fleet.services import device, serving, tiny, want
 from tenfold.client.base import collect
-from tenfold.core.errors import Unavailable, WorkerLost
+from tenfold.core.errors import ConfigError, Unavailable, WorkerLost
+from tenfold.core.settings import DeviceSettings
 from tenfold.fleet.service import Service
-from tenfold.fleet.workers import LocalWorker
+from tenfold.fleet.workers import InlineWorker, LocalWorker, Worker
 
 TWO = [device("cpu:0"), device("cpu:1")]
 
@@ -68,6 +70,19 @@ def test_a_worker_that_stays_away_is_a_503(tmp_path: Path, monkeypatch: pytest.M
             with pytest.raises(Unavailable, match="did not come back"):
                 await collect(service.generate(want("x")))
             assert service.queue() == []
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("make_worker", [LocalWorker, InlineWorker])
+def test_settings_that_no_device_can_have_are_told_once(
+    tmp_path: Path, make_worker: Callable[[DeviceSettings], Worker]
+) -> None:
+    async def run() -> None:
+        odd = [device(page_bytes=1000)]
+        with pytest.raises(ConfigError, match="page_bytes is 1000"):
+            async with serving([tiny(tmp_path)], odd, make_worker=make_worker):
+                pass
 
     asyncio.run(run())
 

@@ -80,6 +80,15 @@ class WorkerUp:
 
 
 @dataclass(slots=True)
+class WorkerRefused:
+    """In place of WorkerUp: this device cannot be had with these settings. The worker ends."""
+
+    device: str
+    code: str
+    message: str
+
+
+@dataclass(slots=True)
 class ModelUp:
     facts: ModelFacts
     seconds: float
@@ -183,4 +192,13 @@ class DeviceStats:
     integrity: list[str] = field(default_factory=list)
 
 
-Event = WorkerUp | ModelUp | ModelDown | StepDone | RequestFailed | Embedded | DeviceStats
+Event = (
+    WorkerUp
+    | WorkerRefused
+    | ModelUp
+    | ModelDown
+    | StepDone
+    | RequestFailed
+    | Embedded
+    | DeviceStats
+)

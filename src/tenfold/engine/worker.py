@@ -14,7 +14,8 @@ import sys
 import threading
 
 from tenfold.core.clock import SystemClock
-from tenfold.core.messages import Event, Shutdown
+from tenfold.core.errors import TenfoldError
+from tenfold.core.messages import Event, Shutdown, WorkerRefused
 from tenfold.core.settings import DeviceSettings
 from tenfold.engine.engine import Engine
 
@@ -42,7 +43,13 @@ def main(endpoint: str) -> int:
     def emit(event: Event) -> None:
         socket.send_multipart(wire.encode(event))
 
-    engine = Engine(Device(settings), SystemClock(), emit)
+    try:
+        engine = Engine(Device(settings), SystemClock(), emit)
+    except TenfoldError as error:
+        emit(WorkerRefused(settings.name, error.code, error.message))
+        socket.close(linger=500)
+        context.term()
+        return error.exit_code
     engine.start()
     while True:
         timeout = IDLE_POLL_MS

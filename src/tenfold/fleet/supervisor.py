@@ -22,6 +22,7 @@ from tenfold.core.messages import (
     ModelDown,
     ModelUp,
     UnloadModel,
+    WorkerRefused,
     WorkerUp,
 )
 from tenfold.core.settings import DeviceSettings
@@ -66,6 +67,8 @@ class Supervisor:
         self._outcomes: dict[str, asyncio.Future[ModelFacts]] = {}
         self._restart: asyncio.Task[None] | None = None
         self._asked = 0
+        self._was_up = False
+        self._refused: TenfoldError | None = None
         self._announcing: asyncio.Future[None] | None = None
 
     @property
@@ -74,7 +77,7 @@ class Supervisor:
 
     # --- life of the worker ---------------------------------------------------------------------
     async def start(self) -> None:
-        """Start the worker and wait for its first word. Raises Unavailable if it dies instead."""
+        """Start the worker. What becomes of it is told by events, and by whoever loads a model."""
         self._started_at = self._clock.now()
         self._worker = self._make_worker(self.settings)
         await self._worker.start(self._take, self._lost)
@@ -88,6 +91,8 @@ class Supervisor:
             await self._worker.stop()
 
     def _lost(self, code: int) -> None:
+        if self._refused is not None:
+            return  # it was never up, and would say the same again
         log.error("worker %s ended with code %s; starting it again", self.name, code)
         steady = self._clock.now() - self._started_at > STEADY_SECONDS
         self._failures = 0 if steady else self._failures + 1
@@ -115,6 +120,8 @@ class Supervisor:
     # --- models ---------------------------------------------------------------------------------
     async def load(self, command: LoadModel) -> ModelFacts:
         """Load a model and wait for it. Raises what the worker said went wrong."""
+        if self._refused is not None:
+            raise self._refused
         outcome: asyncio.Future[ModelFacts] = asyncio.get_running_loop().create_future()
         self.wanted[command.name] = command
         self._outcomes[command.name] = outcome
@@ -151,8 +158,10 @@ class Supervisor:
     def _take(self, event: Event) -> None:
         match event:
             case WorkerUp():
-                self.up = event
+                self.up, self._was_up = event, True
                 log.info("worker %s is up (pid %s); %s", self.name, event.pid, *event.notes)
+            case WorkerRefused(_, code, message):
+                self._refuse(from_code(code, message))
             case ModelUp(facts):
                 self.loaded[facts.name] = facts
                 self._settle(facts.name, facts, None)
@@ -167,6 +176,15 @@ class Supervisor:
                 if answer is not None and not answer.done():
                     answer.set_result(event)
         self._on_event(event)
+
+    def _refuse(self, error: TenfoldError) -> None:
+        """A device that was up once is tried again; one that never was will not come up."""
+        if self._was_up:
+            log.error("worker %s cannot start: %s", self.name, error.message)
+            return
+        self._refused = error
+        for name in list(self._outcomes):
+            self._settle(name, None, error)
 
     def _settle(self, name: str, facts: ModelFacts | None, error: TenfoldError | None) -> None:
         outcome = self._outcomes.get(name)

@@ -19,18 +19,22 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Protocol
 
-from tenfold.core.messages import Command, Event, Shutdown
+from tenfold.core.errors import TenfoldError
+from tenfold.core.messages import Command, Event, Shutdown, WorkerRefused
 from tenfold.core.settings import DeviceSettings
 
 OnEvent = Callable[[Event], None]
 OnExit = Callable[[int], None]
+
+LAST_WORDS_SECONDS = 0.2
 
 
 class Worker(Protocol):
     """One device's worker. Callbacks run on the event loop that called ``start``."""
 
     async def start(self, on_event: OnEvent, on_exit: OnExit) -> None:
-        """Begin. The first event is WorkerUp; ``on_exit`` is called once, with the exit code."""
+        """Begin. The first event is WorkerUp, or WorkerRefused before it ends by itself;
+        ``on_exit`` is called once, with the exit code."""
         ...
 
     def send(self, command: Command) -> None:
@@ -98,6 +102,8 @@ class LocalWorker:
         assert self._process is not None
         code = await self._process.wait()
         if not self._stopping:
+            if code > 0:  # it ended by itself, and may have said why
+                await asyncio.wait(self._tasks[:1], timeout=LAST_WORDS_SECONDS)
             await self._close()
             on_exit(code)
 
@@ -154,19 +160,25 @@ class InlineWorker:
                 loop.call_soon_threadsafe(action, value)
 
         try:
-            self._serve(lambda event: post(on_event, event))
+            if code := self._serve(lambda event: post(on_event, event)):
+                post(on_exit, code)
         except Exception as error:
             import logging
 
             logging.getLogger("tenfold.engine").exception("the engine stopped: %s", error)
             post(on_exit, 1)
 
-    def _serve(self, emit: Callable[[Event], None]) -> None:
+    def _serve(self, emit: Callable[[Event], None]) -> int:
+        """Until told to stop. Returns an exit code, as a process would."""
         from tenfold.core.clock import SystemClock
         from tenfold.engine.device import Device
         from tenfold.engine.engine import Engine
 
-        engine = Engine(Device(self.settings), SystemClock(), emit)
+        try:
+            engine = Engine(Device(self.settings), SystemClock(), emit)
+        except TenfoldError as error:
+            emit(WorkerRefused(self.settings.name, error.code, error.message))
+            return error.exit_code
         engine.start()
         while True:
             timeout = 0.0 if engine.has_work else 0.01 if engine.busy_aside else 1.0
@@ -177,7 +189,7 @@ class InlineWorker:
                     break
                 engine.handle(command)
                 if isinstance(command, Shutdown):
-                    return
+                    return 0
                 timeout = 0.0
             engine.step()
 
