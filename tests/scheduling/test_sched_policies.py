@@ -66,12 +66,13 @@ class PolicyMachine(RuleBasedStateMachine):
         self.policy: Policy = LPM(self.matches) if longest else FCFS(self.matches)
         self.queued: list[Waiting] = []
         self.running: list[Waiting] = []
+        self.back: set[Waiting] = set()
         self.count = 0
 
     def expected(self) -> list[str]:
         def key(w: Waiting) -> tuple[int, bool, int, int]:
             matched = self.matches.values[w.id] if self.longest else 0
-            return (w.priority, not w.preempted, -matched, w.order)
+            return (w.priority, w not in self.back, -matched, w.order)
 
         return [w.id for w in sorted(self.queued, key=key)]
 
@@ -104,6 +105,7 @@ class PolicyMachine(RuleBasedStateMachine):
         self.matches.set(w.id, matched)
         self.policy.preempted(w, 3)
         self.queued.append(w)
+        self.back.add(w)
 
     @rule(data=st.data())
     def serve_some(self, data: st.DataObject) -> None:
@@ -116,6 +118,7 @@ class PolicyMachine(RuleBasedStateMachine):
                 self.policy.admitted(w, 5)
                 self.queued.remove(w)
                 self.running.append(w)
+                self.back.discard(w)
         assert seen == expected
 
     @invariant()

@@ -1,9 +1,9 @@
 """Recursive least squares that forgets, shrugs off outliers, and keeps every coefficient >= 0.
 
-Errors are relative to what was measured, so short and long steps count alike. Forgetting is
-directional (Kulhavý 1987; Cao and Schwartz 2000): an observation ages only what it speaks about, so
-a long run of one kind of step does not wear away what another kind taught. Knows no units:
-coefficients are multiples of a prior, 1 each at the start.
+Errors are relative, so short and long steps count alike. Forgetting is directional (Kulhavý 1987;
+Cao and Schwartz 2000): an observation ages only what it speaks about, so a long run of one kind of
+step does not wear away what another kind taught. Knows no units: coefficients are multiples of a
+prior, 1 each at the start.
 """
 
 from __future__ import annotations
@@ -36,10 +36,13 @@ class RecursiveFit:
 
     def observe(self, row: Sequence[float], measured: float) -> None:
         """``row`` · coefficients was ``measured`` (> 0)."""
-        x = np.asarray(row, dtype=np.float64) / measured
+        x = np.asarray(row, dtype=np.float64)
         if not x.any():
             return
-        residual = 1.0 - float(x @ self._free)
+        # By the larger of both, so that neither a stall nor a step cut short has much to say.
+        size = max(measured, float(x @ self._free))
+        x /= size
+        residual = measured / size - float(x @ self._free)
         scale = self.variance**0.5
         weight = min(1.0, self._clip * scale / max(abs(residual), 1e-12))
         aged = self._information @ x
