@@ -22,7 +22,7 @@ from tenfold.kvcache.cache import KVCache
 from tenfold.kvcache.hashing import block_hashes, extend_hashes
 from tenfold.kvcache.waiting import MatchIndex
 from tenfold.scheduling.base import Policy, Waiting
-from tenfold.scheduling.chunking import chunk_seconds
+from tenfold.scheduling.chunking import chunk_seconds, step_target
 
 Reclaim = Callable[[], bool]
 """Asks the device's other models to give up cached pages; False when they have none to give."""
@@ -155,19 +155,18 @@ class Batcher:
         self.running.sort(key=lambda s: (s.request.priority, s.admitted))
         slices = list(self._decodes())
         shape = _shape(slices)
+        target = step_target(
+            (seq.request.itl_target for seq in self.running), self.settings.itl_target
+        )
         seconds = chunk_seconds(
             self.steps.predict(shape) if slices else 0.0,
-            target=self._target() / peers,
+            target=target / peers,
             share=self.settings.prefill_share,
         )
         room = self.settings.max_step_tokens - len(slices)
         for piece in self._prefills(shape, seconds, room):
             slices.append(piece)
         return StepPlan(slices, _shape(slices)) if slices else None
-
-    def _target(self) -> float:
-        wished = [s.request.itl_target for s in self.running if s.request.itl_target]
-        return min([self.settings.itl_target, *wished]) if wished else self.settings.itl_target
 
     def _decodes(self) -> Iterator[Slice]:
         for seq in list(self.running):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from tenfold.costs.step import StepModel, StepShape
-
 
 def step_target(wished: Iterable[float | None], default: float) -> float:
     """Seconds a step may take: the strictest wish. None, and no request at all, is ``default``."""
@@ -22,24 +20,3 @@ def chunk_seconds(decode_seconds: float, *, target: float, share: float) -> floa
     if not 0 <= share < 1:
         raise ValueError(f"prefill share {share} is not in [0, 1)")
     return max(target, decode_seconds / (1 - share))
-
-
-def chunk_budget(
-    model: StepModel,
-    decoding: StepShape,
-    context: int,
-    *,
-    target: float,
-    share: float,
-    max_step_tokens: int,
-    block_tokens: int,
-) -> int:
-    """Prompt tokens to compute in a step beside ``decoding``, when some wait.
-
-    ``context``: tokens of the first waiting prompt that are cached. Whole blocks, at least one and,
-    that one aside, at most what ``max_step_tokens`` leaves.
-    """
-    seconds = chunk_seconds(model.predict(decoding), target=target, share=share)
-    fits = model.largest_chunk(seconds, decoding, context)
-    room = min(fits, max_step_tokens - decoding.decode_rows)
-    return max(1, room // block_tokens) * block_tokens
