@@ -70,6 +70,9 @@ class NoDevice:
     def stats(self, id: str) -> DeviceStats:
         return DeviceStats(id, self.name, PAGE, 0, 0, 0, 0)
 
+    def limited(self, name: str) -> bool:
+        return False
+
     def check(self) -> list[str]:
         return []
 
@@ -144,7 +147,7 @@ class Sim:
             costs(),
             self.settings,
             self.clock,
-            lambda: self.engine._reclaim(name),
+            self.engine.neighbours(name),
         )
         self.recorders[name] = Recorder(executor or SimulatedRunner(self.clock, costs()))
         instance = GenerateInstance(

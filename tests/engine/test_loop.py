@@ -326,3 +326,69 @@ def test_lpm_prefers_the_longest_cached_prefix() -> None:
     sim.ask("warm", [*range(32), 5], output=1)
     sim.run()
     assert sim.heard.order == ["warm", "cold"]
+
+
+def test_an_embedding_request_is_cut_into_steps() -> None:
+    import torch
+
+    from tenfold.core.messages import Embedded
+    from tenfold.core.types import ModelFacts
+    from tenfold.engine.instance import EmbedInstance
+
+    sim = Sim()
+    asked: list[int] = []
+
+    def embed(texts: list[list[int]]) -> torch.Tensor:
+        asked.append(len(texts))
+        sim.clock.advance(0.01 * sum(len(t) for t in texts))
+        return torch.ones(len(texts), 2)
+
+    facts = ModelFacts("e", "embed", "bert", 64, 100, 2, 0, 0, 0)
+    encoder = EmbedInstance(facts, embed, sim.clock, lambda: None, lambda: (0, 0), 0.2)
+    sim.engine.attach("e", encoder)
+    sim.add()
+    sim.engine.handle(Embed("x", "e", [[1] * 10] * 40))
+    sim.ask("r", [1] * 4, output=30)
+    sim.run()
+    assert sum(asked) == 40 and max(asked[3:]) <= 3
+    done = [e for e in sim.heard.events if isinstance(e, Embedded)]
+    assert len(done) == 1 and len(done[0].vectors) == 40 and done[0].prompt_tokens == 400
+
+
+def test_settings_out_of_range_are_refused_by_name() -> None:
+    from tenfold.core.messages import Generate
+    from tenfold.core.types import EngineRequest, SamplingParams
+
+    sim = Sim()
+    sim.add()
+    for field, value in (("min_p", 1.5), ("max_tokens", 0), ("temperature", float("nan"))):
+        params = SamplingParams(**{field: value})  # type: ignore[arg-type]
+        sim.engine.handle(Generate(EngineRequest(field, "m", "c", [1], params, 0.0)))
+        assert sim.heard.failed[field].param == field
+
+
+def test_a_load_that_is_called_off_leaves_nothing() -> None:
+    import threading
+
+    from tenfold.core.messages import LoadModel
+
+    sim = Sim()
+    batcher = sim.add("built")
+    built = sim.engine.instances.pop("built")
+    go, closed = threading.Event(), []
+    built.close = lambda: closed.append(1) or []  # type: ignore[method-assign, func-returns-value]
+
+    def load(*_: object) -> object:
+        go.wait(10)
+        return built
+
+    sim.engine.device.load = load  # type: ignore[method-assign, assignment]
+    sim.engine.handle(LoadModel("late", "/nowhere"))
+    sim.engine.handle(LoadModel("late", "/nowhere"))
+    sim.engine.handle(UnloadModel("late"))
+    go.set()
+    while sim.engine.loading:
+        sim.engine.step()
+    down = [e for e in sim.heard.events if isinstance(e, ModelDown)]
+    assert [d.name for d in down] == ["late"] and "unloaded" in down[0].message
+    assert closed == [1] and "late" not in sim.engine.instances and not batcher.has_work

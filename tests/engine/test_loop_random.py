@@ -96,3 +96,28 @@ def test_random_lives(
         assert instance.stats().kv_blocks_used == 0
         instance.close()
     assert pages.used == 0
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 100), st.integers(1, 90), st.booleans()), min_size=2, max_size=7
+    ),
+    st.integers(0, 12),
+    st.booleans(),
+)
+def test_models_short_of_pages_never_wait_for_each_other(
+    asked: list[tuple[int, int, bool]], slack: int, prefix_cache: bool
+) -> None:
+    """Each request fits the device alone, not all together, and all of them end."""
+    longest = max(prompt + output for prompt, output, _ in asked)
+    pages = CountingPages(-(-longest // 16) + 1 + slack)
+    sim = Sim(prefix_cache=prefix_cache)
+    for name in ("m", "n"):
+        sim.add(name, pages, blocks=4 * pages.capacity)
+    for number, (prompt, output, other) in enumerate(asked):
+        sim.ask(f"r{number}", [number + 1] * prompt, output, model="n" if other else "m")
+    sim.run(20_000)
+    assert not sim.heard.failed
+    for number, (prompt, output, _) in enumerate(asked):
+        assert sim.heard.tokens[f"r{number}"] == _alone((number + 1,) * prompt, output)

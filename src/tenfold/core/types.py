@@ -7,7 +7,10 @@ checking what a user typed is the business of the edges.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import Literal
+
+from tenfold.core.errors import InvalidRequest
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 """stop: an end-of-sequence id, stop id, stop string or finished grammar; length: a token limit."""
@@ -49,6 +52,31 @@ class SamplingParams:
     logprobs: int | None = None
     ignore_eos: bool = False
     constraint: Constraint | None = None
+
+    def check(self) -> None:
+        """Raises InvalidRequest, naming the field, for a value outside its range."""
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise InvalidRequest(
+                    f"{name} is {value}; it must lie between {low:g} and {high:g}", param=name
+                )
+
+
+_RANGES = (
+    ("n", 1, 1 << 16),
+    ("max_tokens", 1, inf),
+    ("min_tokens", 0, inf),
+    ("temperature", 0.0, 1e6),
+    ("top_p", 1e-9, 1.0),
+    ("top_k", -1, inf),
+    ("min_p", 0.0, 1.0),
+    ("presence_penalty", -1e3, 1e3),
+    ("frequency_penalty", -1e3, 1e3),
+    ("repetition_penalty", 1e-6, 1e3),
+    ("logprobs", 0, inf),
+)
+"""The widest range in which a setting means something; the HTTP face is stricter (OpenAI's)."""
 
 
 @dataclass(slots=True)

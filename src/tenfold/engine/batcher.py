@@ -8,8 +8,10 @@ Integers only: the same object runs over a device and in simulation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
+from heapq import heappop, heappush
+from typing import Protocol
 
 from tenfold.core.clock import Clock
 from tenfold.core.errors import ContextTooLong, DeadlineExceeded, OutOfMemory, TenfoldError
@@ -24,8 +26,33 @@ from tenfold.kvcache.waiting import MatchIndex
 from tenfold.scheduling.base import Policy, Waiting
 from tenfold.scheduling.chunking import chunk_seconds, step_target
 
-Reclaim = Callable[[], bool]
-"""Asks the device's other models to give up cached pages; False when they have none to give."""
+Age = tuple[int, int]
+"""A request's place among all of its device: priority, then arrival. The smallest never gives way,
+so whatever the models do to each other for pages, one of their sequences always advances."""
+
+MOST_REFUSALS = 8
+"""Prompts found too large for what is free, after which a step looks at no more of the queue."""
+
+
+class Neighbours(Protocol):
+    """The other models of the device, as one model's batcher sees them."""
+
+    def ticket(self) -> int:
+        """The next arrival number of the device."""
+        ...
+
+    def running(self) -> bool:
+        """Whether another model has a sequence running."""
+        ...
+
+    def reclaim(self) -> bool:
+        """Free a cached page of another model. False: none has one, or this model's own limit, not
+        the device's budget, is what is short."""
+        ...
+
+    def give_way(self, age: Age) -> bool:
+        """Preempt the youngest sequence of another model, if it is younger than ``age``."""
+        ...
 
 
 class Batcher:
@@ -40,7 +67,7 @@ class Batcher:
         steps: StepModel,
         settings: DeviceSettings,
         clock: Clock,
-        reclaim: Reclaim,
+        neighbours: Neighbours,
     ) -> None:
         self.facts = facts
         self.cache = cache
@@ -49,17 +76,17 @@ class Batcher:
         self.steps = steps
         self.settings = settings
         self.clock = clock
-        self.reclaim = reclaim
+        self.neighbours = neighbours
         self.running: list[Sequence] = []
         self.sequences: dict[str, Sequence] = {}
         self.started: list[RequestStarted] = []
         self.preemptions = 0
-        self._arrivals = 0
-        self._admissions = 0
+        self._deadlines: list[tuple[float, str]] = []
 
     # --- requests come and go -------------------------------------------------------------------
     def submit(self, request: EngineRequest) -> None:
         """Queue a request. Raises ContextTooLong or OutOfMemory for one that could never run."""
+        request.sampling.check()
         prompt = len(request.prompt)
         context = self.facts.context_length
         if prompt >= context:
@@ -77,7 +104,6 @@ class Batcher:
         limit = context if wanted is None else min(context, prompt + wanted)
         tokens = TokenBuffer(request.prompt)
         hashes = block_hashes(tokens.view(), self.settings.block_tokens, request.namespace)
-        self._arrivals += 1
         waiting = Waiting(
             id=request.id,
             client=request.client,
@@ -85,10 +111,12 @@ class Batcher:
             arrival=request.arrival,
             priority=request.priority,
             deadline=request.deadline,
-            order=self._arrivals,
+            order=self.neighbours.ticket(),
             hashes=hashes,
         )
         self.sequences[request.id] = Sequence(request, tokens, limit, hashes, waiting)
+        if request.deadline is not None:
+            heappush(self._deadlines, (request.deadline, request.id))
         self._enqueue(self.sequences[request.id])
 
     def _enqueue(self, seq: Sequence) -> None:
@@ -123,19 +151,17 @@ class Batcher:
 
     def expire(self, now: float) -> list[RequestFailed]:
         """Fail the requests whose deadline has passed."""
-        late = [
-            s for s in self.sequences.values() if s.request.deadline and s.request.deadline < now
-        ]
-        return [
-            self._fail(
-                s,
-                DeadlineExceeded(
-                    f"the request's time ran out after {now - s.request.arrival:.1f} s with "
-                    f"{s.generated} tokens generated; raise `timeout` or ask for fewer tokens"
-                ),
+        failures = []
+        while self._deadlines and self._deadlines[0][0] < now:
+            seq = self.sequences.get(heappop(self._deadlines)[1])
+            if seq is None:
+                continue
+            error = DeadlineExceeded(
+                f"the request's time ran out after {now - seq.request.arrival:.1f} s with "
+                f"{seq.generated} tokens generated; raise `timeout` or ask for fewer tokens"
             )
-            for s in late
-        ]
+            failures.append(self._fail(seq, error))
+        return failures
 
     def _fail(self, seq: Sequence, error: Exception) -> RequestFailed:
         self.drop(seq.request.id)
@@ -152,7 +178,7 @@ class Batcher:
         """The next step, or None when nothing can run now.
 
         ``peers``: how many models of the device have work; they share the inter-token target."""
-        self.running.sort(key=lambda s: (s.request.priority, s.admitted))
+        self.running.sort(key=lambda seq: seq.age)
         slices = list(self._decodes())
         shape = _shape(slices)
         target = step_target(
@@ -172,46 +198,63 @@ class Batcher:
         for seq in list(self.running):
             if seq.kv is None or not seq.decoding:
                 continue
-            while seq.kv is not None and not self._reserve(seq, seq.tokens.length):
-                self.preempt()
-            if seq.kv is not None:
+            if self._reserve(seq, seq.tokens.length):
                 yield Slice(seq, seq.computed, 1)
+            else:
+                self.preempt(seq)
 
-    def _reserve(self, seq: Sequence, upto: int) -> bool:
-        """Blocks for positions below ``upto``, taken from other models' caches if need be."""
+    def _reserve(self, seq: Sequence, upto: int, *, preempting: bool = True) -> bool:
+        """Blocks for positions below ``upto``: from other models' caches and, where ``preempting``,
+        from whoever on the device is younger, the youngest first."""
         assert seq.kv is not None
         while not self.cache.reserve(seq.kv, upto):
-            if not self.reclaim():
+            if not (self.neighbours.reclaim() or (preempting and self._make_way(seq))):
                 return False
         return True
 
-    def preempt(self) -> bool:
-        """Put the youngest of the least urgent class back in the queue; free its blocks."""
-        if not self.running:
+    def _make_way(self, seq: Sequence) -> bool:
+        own = max((s for s in self.running if s.age > seq.age), key=lambda s: s.age, default=None)
+        if self.neighbours.give_way(own.age if own else seq.age):
+            return True
+        if own is None:
             return False
-        victim = max(self.running, key=lambda s: (s.request.priority, s.admitted))
+        self.preempt(own)
+        return True
+
+    @property
+    def youngest(self) -> Sequence | None:
+        """The running sequence that would give way first."""
+        return max(self.running, key=lambda seq: seq.age, default=None)
+
+    def preempt(self, victim: Sequence) -> None:
+        """Put a running sequence back in the queue and free its blocks."""
         unused = self._release(victim)
         self.preemptions += 1
         self.matches.watch(
             victim.request.id, victim.tokens.view(), victim.hashes, victim.request.namespace
         )
         self.policy.preempted(victim.waiting, unused)
-        return True
 
     def _prefills(self, shape: StepShape, seconds: float, room: int) -> Iterator[Slice]:
         """Chunks of prompts within ``seconds`` and ``room`` tokens: begun ones first, then new."""
         shape = replace(shape)
+        refusals = 0
         for seq in self._candidates():
-            allowed = min(room, self.steps.largest_chunk(seconds, shape, seq.computed))
-            if allowed <= 0:
-                if shape.prefill_tokens or room <= 0:
-                    return
-                # The smallest useful step: time is short, but prompts must not stand still.
-                allowed = self.settings.block_tokens
+            if room <= 0 or (
+                shape.prefill_tokens and not self.steps.largest_chunk(seconds, shape, 0)
+            ):
+                return
             if seq.kv is None and not self._admit(seq):
-                if self.policy.blocking:
+                refusals += 1
+                if self.policy.blocking or refusals == MOST_REFUSALS:
                     return
                 continue
+            allowed = min(room, self.steps.largest_chunk(seconds, shape, seq.computed))
+            if allowed <= 0:
+                if shape.prefill_tokens:
+                    continue
+                # The smallest useful step: time is short, but prompts must not stand still.
+                allowed = min(room, self.settings.block_tokens)
             chunk = self._fit(seq, min(allowed, seq.tokens.length - seq.computed), shape)
             if chunk:
                 yield Slice(seq, seq.computed, chunk)
@@ -219,16 +262,20 @@ class Batcher:
                 room -= chunk
 
     def _fit(self, seq: Sequence, chunk: int, planned: StepShape) -> int:
-        """The largest part of ``chunk`` there are blocks for. When not even a block's worth fits
-        and nothing else is planned, the youngest gives way, so that the step is never empty."""
-        while seq.kv is not None and not self._reserve(seq, seq.computed + chunk):
-            if chunk > self.settings.block_tokens:
-                chunk = max(self.settings.block_tokens, chunk // 2)
+        """The largest part of ``chunk`` there are blocks for. When not even a block's worth fits,
+        the younger give way if nothing else is planned, and else the sequence waits a step."""
+        least = min(chunk, self.settings.block_tokens)
+        while not self._reserve(seq, seq.computed + chunk, preempting=False):
+            if chunk > least:
+                chunk = max(least, chunk // 2)
             elif planned.sequences:
                 return 0
+            elif self._reserve(seq, seq.computed + chunk):
+                return chunk
             else:
-                self.preempt()
-        return chunk if seq.kv is not None else 0
+                self.preempt(seq)
+                return 0
+        return chunk
 
     def _candidates(self) -> Iterator[Sequence]:
         for seq in list(self.running):
@@ -243,21 +290,25 @@ class Batcher:
         """Open the sequence if its prompt is expected to fit beside what runs already.
 
         Blocks are taken chunk by chunk; what is checked here is an estimate, so that prompts do not
-        crowd in only to be preempted. Something always runs: the first is never turned away."""
-        kv = self.cache.open(seq.tokens.view(), seq.hashes, seq.request.namespace)
-        missing = seq.tokens.length - kv.cached_tokens
-        claimed = sum(
-            max(self.settings.block_tokens, s.tokens.length - s.computed) for s in self.running
-        )
-        while self.running and self.cache.free_tokens() < missing + claimed:
-            if not self.reclaim():
-                self.cache.close(kv)
-                return False
-        seq.kv = kv
+        crowd in only to be preempted. A model with nothing running takes its first block, from
+        younger sequences of other models if it must: nobody keeps a model out for ever."""
+        block = self.settings.block_tokens
+        missing = seq.tokens.length - self.matches.matched(seq.request.id)
+        claimed = sum(max(block, s.tokens.length - s.computed) for s in self.running)
+        if self.running or self.neighbours.running():
+            while self.cache.free_tokens() < missing + claimed:
+                if not self.neighbours.reclaim():
+                    if self.running:
+                        return False
+                    break
+        seq.kv = self.cache.open(seq.tokens.view(), seq.hashes, seq.request.namespace)
+        first = min(seq.tokens.length, seq.kv.cached_tokens + block)
+        if not self.running and not self._reserve(seq, first):
+            self.cache.close(seq.kv)
+            seq.kv = None
+            return False
         seq.computed = seq.kv.cached_tokens
         self.matches.unwatch(seq.request.id)
-        self._admissions += 1
-        seq.admitted = self._admissions
         self.running.append(seq)
         new = max(0, seq.prompt_tokens - max(seq.computed, seq.billed))
         self.policy.admitted(seq.waiting, new)
@@ -331,16 +382,20 @@ class Batcher:
             return "length"
         return None
 
-    def fail_blocked(self) -> list[RequestFailed]:
-        """Nothing runs anywhere and still the first request does not fit: it never will."""
+    def fail_blocked(self) -> tuple[list[TokenOutput], list[RequestFailed]]:
+        """Nothing runs anywhere and still the first request does not fit: it never will. One that
+        has generated something ends there."""
         for waiting in self.policy.candidates(self.clock.now()):
             seq = self.sequences[waiting.id]
+            if seq.generated:
+                self.drop(waiting.id)
+                return [TokenOutput(waiting.id, [], "length")], []
             error = OutOfMemory(
                 f"{seq.tokens.length} tokens do not fit in the memory that the device has left "
                 f"for {self.facts.name}; unload a model, raise the budget, or shorten the prompt"
             )
-            return [self._fail(seq, error)]
-        return []
+            return [], [self._fail(seq, error)]
+        return [], []
 
     def fail_plan(self, plan: StepPlan, error: Exception) -> list[RequestFailed]:
         """The step itself broke: its requests fail, the others go on."""

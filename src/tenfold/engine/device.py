@@ -15,11 +15,11 @@ from tenfold.core.messages import DeviceStats, LoadModel
 from tenfold.core.settings import DeviceSettings
 from tenfold.core.types import EngineRequest, KVGroup, ModelFacts
 from tenfold.costs.step import StepModel
-from tenfold.engine.batcher import Batcher
+from tenfold.engine.batcher import Batcher, Neighbours
 from tenfold.engine.grammars import Grammars
 from tenfold.engine.instance import EmbedInstance, GenerateInstance, Instance
 from tenfold.engine.runner import TorchRunner
-from tenfold.engine.sampler_state import SamplerState
+from tenfold.engine.sampler_state import SamplerState, TokenMatcher
 from tenfold.engine.sampling import Sampler
 from tenfold.kernels.table import build_kernels
 from tenfold.kvcache.cache import KVCache
@@ -69,12 +69,12 @@ class Device:
         self,
         command: LoadModel,
         clock: Clock,
-        reclaim: Callable[[], bool],
+        neighbours: Neighbours,
         make_room: Callable[[int], bool],
     ) -> Instance:
         """Map, fill and wire one model. On any failure all its pages are back."""
         try:
-            return self._load(command, clock, reclaim, make_room)
+            return self._load(command, clock, neighbours, make_room)
         except BaseException:
             self._free(command.name)
             raise
@@ -93,7 +93,7 @@ class Device:
         self,
         command: LoadModel,
         clock: Clock,
-        reclaim: Callable[[], bool],
+        neighbours: Neighbours,
         make_room: Callable[[int], bool],
     ) -> Instance:
         name = command.name
@@ -119,9 +119,14 @@ class Device:
 
         if isinstance(loaded.model, Encoder):
             return EmbedInstance(
-                facts, loaded.model.embed, clock, free, lambda: self._page_counts(name)
+                facts,
+                loaded.model.embed,
+                clock,
+                free,
+                lambda: self._page_counts(name),
+                self.settings.itl_target,
             )
-        return self._generator(command, loaded.model, facts, clock, reclaim, free)
+        return self._generator(command, loaded.model, facts, clock, neighbours, free)
 
     def _generator(
         self,
@@ -129,7 +134,7 @@ class Device:
         model: Decoder,
         facts: ModelFacts,
         clock: Clock,
-        reclaim: Callable[[], bool],
+        neighbours: Neighbours,
         free: Callable[[], None],
     ) -> Instance:
         settings = self.settings
@@ -156,17 +161,15 @@ class Device:
         )
         matches = MatchIndex(cache.tree)
         policy = policies.get(command.options.policy or settings.policy)(matches)
-        batcher = Batcher(facts, cache, matches, policy, StepModel(), settings, clock, reclaim)
-        grammars = Grammars(command.path, facts.eos_ids, settings.grammar_seconds)
+        batcher = Batcher(facts, cache, matches, policy, StepModel(), settings, clock, neighbours)
 
-        def sampler_state(request: EngineRequest) -> SamplerState:
-            constraint = request.sampling.constraint
-            matcher = grammars.compile(constraint) if constraint else None
+        def sampler_state(request: EngineRequest, matcher: TokenMatcher | None) -> SamplerState:
             return SamplerState(
                 request.sampling, request.prompt, facts.vocab_size, facts.eos_ids, matcher
             )
 
         runner = TorchRunner(model, cache, tensors, Sampler(command.name), sampler_state)
+        grammars = Grammars(command.path, facts.eos_ids, settings.grammar_seconds, runner.keep)
         return GenerateInstance(
             facts,
             batcher,
@@ -174,7 +177,7 @@ class Device:
             clock,
             free,
             lambda: self._page_counts(command.name),
-            grammars.compile,
+            grammars,
         )
 
     def _most_kv_pages(self, command: LoadModel) -> int:
@@ -227,6 +230,14 @@ class Device:
             stats.reserved,
             self.pool.total_resident_bytes(),
         )
+
+    def limited(self, name: str) -> bool:
+        """Whether a model's own limit leaves it less than the device's budget does."""
+        stats = self.pool.stats()
+        owner = stats.owners.get(name)
+        if owner is None or owner.limit is None:
+            return False
+        return owner.limit - owner.mapped < stats.capacity - stats.mapped
 
     def check(self) -> list[str]:
         return self.pool.check()

@@ -6,6 +6,7 @@ worker process, an in-process thread or a simulation calls ``handle`` and ``step
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import queue
@@ -15,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
 from tenfold.core.clock import Clock
-from tenfold.core.errors import Conflict, InvalidRequest, ModelNotFound, TenfoldError, Unavailable
+from tenfold.core.errors import InvalidRequest, ModelNotFound, TenfoldError, Unavailable
 from tenfold.core.messages import (
     Abort,
     AskStats,
@@ -33,6 +34,7 @@ from tenfold.core.messages import (
     WorkerUp,
 )
 from tenfold.core.types import Constraint, EngineRequest
+from tenfold.engine.batcher import Age, Batcher, Neighbours
 from tenfold.engine.instance import EmbedInstance, GenerateInstance, Instance
 from tenfold.scheduling.turns import Turns
 
@@ -51,11 +53,13 @@ class DeviceLike(Protocol):
     def capacity_bytes(self) -> int: ...
     def notes(self) -> list[str]: ...
     def load(
-        self, command: LoadModel, clock: Clock, reclaim: Callable[[], bool], make_room: Reclaim
+        self, command: LoadModel, clock: Clock, neighbours: Neighbours, make_room: Reclaim
     ) -> Instance:
-        """Build an instance. ``reclaim`` may be called from the engine's thread while it steps,
-        ``make_room`` (pages) from the thread that loads."""
+        """Build an instance. ``neighbours`` is for the engine's thread while it steps,
+        ``make_room`` (pages) for the thread that loads."""
         ...
+
+    def limited(self, name: str) -> bool: ...
 
     def stats(self, id: str) -> DeviceStats: ...
     def check(self) -> list[str]: ...
@@ -71,7 +75,11 @@ class Engine:
         self.emit = emit
         self.instances: dict[str, Instance] = {}
         self.turns = Turns()
-        self.loading: set[str] = set()
+        self.loading: dict[str, threading.Thread] = {}
+        self.faults: list[str] = []
+        self._cancelled: set[str] = set()
+        self._tickets = itertools.count(1)
+        self._idle = True
         self.preparing: dict[str, Future[object]] = {}
         self._aside = ThreadPoolExecutor(1, "grammars")
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -89,7 +97,8 @@ class Engine:
             case Embed(id):
                 self._guarded(id, lambda: self._embed(command))
             case Abort(request_id):
-                self.preparing.pop(request_id, None)
+                if compiling := self.preparing.pop(request_id, None):
+                    compiling.cancel()
                 for instance in self.instances.values():
                     if instance.abort(request_id):
                         break
@@ -125,7 +134,7 @@ class Engine:
                 f"{command.request.model} is an embedding model; use /v1/embeddings", param="model"
             )
         constraint = command.request.sampling.constraint
-        if constraint is None or instance.compile_grammar is None:
+        if constraint is None or instance.grammars is None:
             instance.batcher.submit(command.request)
         else:
             self._prepare(instance, command.request, constraint)
@@ -134,12 +143,12 @@ class Engine:
         self, instance: GenerateInstance, request: EngineRequest, constraint: Constraint
     ) -> None:
         """Compile the grammar on another thread, then queue the request."""
-        assert instance.compile_grammar is not None
-        compiling = self._aside.submit(instance.compile_grammar, constraint)
+        assert instance.grammars is not None
+        compiling = self._aside.submit(instance.grammars.compile, constraint)
         self.preparing[request.id] = compiling
 
         def ready() -> None:
-            if self.preparing.pop(request.id, None) is not compiling:
+            if compiling.cancelled() or self.preparing.pop(request.id, None) is not compiling:
                 return  # aborted meanwhile
             if self.instances.get(request.model) is not instance:
                 self._guarded(request.id, lambda: self._unloaded(request.model))
@@ -151,8 +160,10 @@ class Engine:
     def _compiled(
         self, instance: GenerateInstance, request: EngineRequest, compiling: Future[object]
     ) -> None:
-        compiling.result()
+        matcher = compiling.result()
         instance.batcher.submit(request)
+        assert instance.grammars is not None
+        instance.grammars.keep(request, matcher)
 
     def _unloaded(self, name: str) -> None:
         raise Unavailable(f"{name} was unloaded while the request was in it")
@@ -167,15 +178,16 @@ class Engine:
 
     # --- models come and go ---------------------------------------------------------------------
     def _load(self, command: LoadModel) -> None:
+        """Load on a thread. Loading twice is once: the second is told when the first is."""
         name = command.name
-        if name in self.instances or name in self.loading:
-            conflict = Conflict(f"{name} is loaded already")
-            self.emit(ModelDown(name, conflict.code, conflict.message))
-            return
-        self.loading.add(name)
-        threading.Thread(
-            target=self._load_aside, args=(command,), name=f"load-{name}", daemon=True
-        ).start()
+        self._cancelled.discard(name)
+        if name in self.instances:
+            self.emit(ModelUp(self.instances[name].facts, 0.0))
+        elif name not in self.loading:
+            self.loading[name] = threading.Thread(
+                target=self._load_aside, args=(command,), name=f"load-{name}", daemon=True
+            )
+            self.loading[name].start()
 
     def _load_aside(self, command: LoadModel) -> None:
         """Runs on a thread of its own, so that the other models keep stepping."""
@@ -185,7 +197,7 @@ class Engine:
             instance = self.device.load(
                 command,
                 self.clock,
-                lambda: self._reclaim(name),
+                _Neighbours(self, name),
                 lambda pages: self.call(lambda: self._make_room(pages)).result(),
             )
         except Exception as error:
@@ -199,8 +211,13 @@ class Engine:
         self.call(lambda: self._loaded(name, instance, up))
 
     def _loaded(self, name: str, instance: Instance | None, event: Event) -> None:
-        self.loading.discard(name)
-        if instance is not None:
+        self.loading.pop(name, None)
+        if name in self._cancelled:
+            self._cancelled.discard(name)
+            if instance is not None:
+                instance.close()
+            event = ModelDown(name, Unavailable.code, f"{name} was unloaded while it was loading")
+        elif instance is not None:
             self.attach(name, instance)
         self.emit(event)
 
@@ -208,6 +225,9 @@ class Engine:
         self.instances[name] = instance
 
     def _unload(self, name: str) -> None:
+        if name in self.loading:
+            self._cancelled.add(name)  # told when the loading thread is done
+            return
         instance = self.instances.pop(name, None)
         if instance is not None:
             for event in instance.close():
@@ -215,11 +235,22 @@ class Engine:
         self.turns.forget(name)
         self.emit(ModelDown(name))
 
+    def neighbours(self, name: str) -> Neighbours:
+        """The device's other models, for the batcher of ``name``."""
+        return _Neighbours(self, name)
+
     def _reclaim(self, asker: str) -> bool:
         """Free one page's worth of another model's cached prefixes, idle models first."""
         others = [i for name, i in self.instances.items() if name != asker]
         others.sort(key=lambda i: i.has_work)
         return any(instance.give_pages() for instance in others)
+
+    def _batchers(self, but: str = "") -> list[Batcher]:
+        return [
+            instance.batcher
+            for name, instance in self.instances.items()
+            if name != but and isinstance(instance, GenerateInstance)
+        ]
 
     def _make_room(self, pages: int) -> bool:
         """Free cached pages of any model until ``pages`` could be mapped, as far as that goes."""
@@ -264,7 +295,10 @@ class Engine:
                 self.emit(event)
         busy = [name for name in busy if self.instances[name].has_work]
         if not busy:
+            self._rest()
             return False
+        self._idle = False
+        given_way = self._preemptions()
         for name in self.turns.order(busy):
             began = self.clock.now()
             events = self.instances[name].step(len(busy))
@@ -274,21 +308,41 @@ class Engine:
             for event in events:
                 self.emit(event)
             return True
-        self._relieve(busy)
+        if self._preemptions() == given_way:
+            self._relieve(busy)
         return True
 
+    def _preemptions(self) -> int:
+        return sum(batcher.preemptions for batcher in self._batchers())
+
     def _relieve(self, busy: list[str]) -> None:
-        """Every model waits for pages that another holds: make one of them give way."""
+        """Every model waits for pages that another holds: the youngest sequence gives way or,
+        when none is left, one request that can never run ends."""
+        running = [(b.youngest, b) for b in self._batchers() if b.youngest is not None]
+        if running:
+            victim, batcher = max(running, key=lambda pair: pair[0].age)
+            batcher.preempt(victim)
+            return
         for name in busy:
-            for event in self.instances[name].relieve():
+            events = self.instances[name].relieve()
+            for event in events:
                 self.emit(event)
+            if events:
+                return
+
+    def _rest(self) -> None:
+        """Work is over: look whether everything is back in its place."""
+        if not self._idle:
+            self._idle = True
+            self.faults = self.check()
+            for fault in self.faults:
+                log.error("integrity: %s", fault)
 
     # --- looking inside -------------------------------------------------------------------------
     def _stats(self, id: str) -> DeviceStats:
         stats = self.device.stats(id)
         stats.models = [instance.stats() for instance in self.instances.values()]
-        if not any(instance.has_work for instance in self.instances.values()):
-            stats.integrity = self.check()
+        stats.integrity = self.faults
         return stats
 
     def check(self) -> list[str]:
@@ -297,7 +351,42 @@ class Engine:
         return faults + self.device.check()
 
     def close(self) -> None:
+        """Free everything. Waits for models that are being loaded: their thread writes to pages."""
+        self._cancelled.update(self.loading)
+        while self.loading:
+            self._calls.get()()
         for name in list(self.instances):
             self._unload(name)
         self._aside.shutdown(wait=False, cancel_futures=True)
         self.device.close()
+
+
+class _Neighbours:
+    """``batcher.Neighbours`` over an engine's models."""
+
+    def __init__(self, engine: Engine, name: str) -> None:
+        self._engine = engine
+        self._name = name
+
+    def ticket(self) -> int:
+        return next(self._engine._tickets)
+
+    def running(self) -> bool:
+        return any(batcher.running for batcher in self._engine._batchers(self._name))
+
+    def reclaim(self) -> bool:
+        return not self._engine.device.limited(self._name) and self._engine._reclaim(self._name)
+
+    def give_way(self, age: Age) -> bool:
+        if self._engine.device.limited(self._name):
+            return False
+        found = [
+            (batcher.youngest, batcher)
+            for batcher in self._engine._batchers(self._name)
+            if batcher.youngest is not None and batcher.youngest.age > age
+        ]
+        if not found:
+            return False
+        victim, batcher = max(found, key=lambda pair: pair[0].age)
+        batcher.preempt(victim)
+        return True

@@ -7,9 +7,10 @@ engine's: a vocabulary of 262k tokens takes seconds, and nobody else's tokens sh
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from tenfold.core.types import Constraint
+from tenfold.core.types import Constraint, EngineRequest
 
 if TYPE_CHECKING:
     from tenfold.text.grammar import GrammarFactory, Matcher
@@ -18,7 +19,14 @@ if TYPE_CHECKING:
 class Grammars:
     """Makes matchers. Safe to call from several threads; the first call is slow."""
 
-    def __init__(self, path: str, eos_ids: list[int], seconds: float) -> None:
+    def __init__(
+        self,
+        path: str,
+        eos_ids: list[int],
+        seconds: float,
+        keep: Callable[[EngineRequest, Matcher], None],
+    ) -> None:
+        self.keep: Callable[[EngineRequest, Any], None] = keep
         self._path = path
         self._eos_ids = eos_ids
         self._seconds = seconds

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from torch import Tensor
@@ -23,7 +24,7 @@ from tenfold.core.messages import (
     RequestFailed,
     StepDone,
 )
-from tenfold.core.types import Constraint, ModelFacts
+from tenfold.core.types import Constraint, EngineRequest, ModelFacts
 from tenfold.engine.batcher import Batcher
 from tenfold.engine.executor import Executor
 
@@ -45,7 +46,8 @@ class Instance(Protocol):
     def expire(self, now: float) -> list[Event]: ...
     def abort(self, request_id: str) -> bool: ...
     def relieve(self) -> list[Event]:
-        """Nothing on the device can run: give way, or fail the request that can never run."""
+        """Nothing on the device can run and nobody can give way: end the request that never
+        will."""
         ...
 
     def give_pages(self) -> bool:
@@ -56,6 +58,18 @@ class Instance(Protocol):
     def check(self) -> list[str]: ...
     def close(self) -> list[Event]:
         """Fail what is left and free everything."""
+        ...
+
+
+class GrammarSeam(Protocol):
+    """How a constrained request gets its grammar: compiled aside, kept until it is sampled."""
+
+    def compile(self, constraint: Constraint) -> object:
+        """On any thread. Raises InvalidRequest."""
+        ...
+
+    def keep(self, request: EngineRequest, matcher: object) -> None:
+        """On the engine's thread, once the request is queued."""
         ...
 
 
@@ -70,10 +84,10 @@ class GenerateInstance:
         clock: Clock,
         free: Callable[[], None],
         page_counts: Callable[[], tuple[int, int]],
-        compile_grammar: Callable[[Constraint], object] | None = None,
+        grammars: GrammarSeam | None = None,
     ) -> None:
         self.facts = facts
-        self.compile_grammar = compile_grammar
+        self.grammars = grammars
         self.batcher = batcher
         self.executor = executor
         self.clock = clock
@@ -129,9 +143,9 @@ class GenerateInstance:
         return self.batcher.drop(request_id) is not None
 
     def relieve(self) -> list[Event]:
-        if self.batcher.preempt():
-            return []
-        return self._close_out([], self.batcher.fail_blocked())
+        outputs, failures = self.batcher.fail_blocked()
+        done = [StepDone(self.facts.name, self.clock.now(), [], outputs)] if outputs else []
+        return self._close_out([*done], failures)
 
     def give_pages(self) -> bool:
         return self.batcher.cache.evict_pages(1) > 0
@@ -147,7 +161,7 @@ class GenerateInstance:
         totals.kv_blocks_used, totals.kv_blocks_cached = cache.used, cache.cached
         totals.kv_blocks_total = cache.total
         totals.weight_pages, totals.kv_pages = self._page_counts()
-        return totals
+        return replace(totals)
 
     def check(self) -> list[str]:
         return self.batcher.cache.check_integrity()
@@ -165,8 +179,20 @@ class GenerateInstance:
         return list(failures)
 
 
+@dataclass(slots=True)
+class _Embedding:
+    """A request in work: the vectors of its first texts are there."""
+
+    command: Embed
+    vectors: list[list[float]] = field(default_factory=list)
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(prompt) for prompt in self.command.prompts)
+
+
 class EmbedInstance:
-    """An encoder: every step answers one request, all its texts."""
+    """An encoder. A step embeds as many texts as fit the time of a step, at least one."""
 
     def __init__(
         self,
@@ -175,14 +201,18 @@ class EmbedInstance:
         clock: Clock,
         free: Callable[[], None],
         page_counts: Callable[[], tuple[int, int]],
+        step_seconds: float = 0.2,
     ) -> None:
         self.facts = facts
         self.embed = embed
         self.clock = clock
-        self.queue: deque[Embed] = deque()
+        self.queue: deque[_Embedding] = deque()
         self.totals = ModelStats(facts.name, "ready")
         self._free = free
         self._page_counts = page_counts
+        self._step_seconds = step_seconds
+        self._pace = 1e-3
+        """Seconds a token, as the last steps showed it."""
 
     def submit(self, command: Embed) -> None:
         """Raises ContextTooLong for a text longer than the encoder's context."""
@@ -193,34 +223,54 @@ class EmbedInstance:
                 f"{self.facts.context_length}; shorten it",
                 param="input",
             )
-        self.queue.append(command)
+        self.queue.append(_Embedding(command))
 
     @property
     def has_work(self) -> bool:
         return bool(self.queue)
 
     def step(self, peers: int) -> list[Event] | None:
-        command = self.queue.popleft()
-        tokens = sum(len(prompt) for prompt in command.prompts)
+        work = self.queue[0]
+        texts = self._texts(work, self._step_seconds / peers)
         began = self.clock.now()
         try:
-            vectors = self.embed(command.prompts).tolist()
+            work.vectors += self.embed(texts).tolist()
         except Exception as error:
             log.exception("an embedding step of %s failed", self.facts.name)
+            self.queue.popleft()
             return [
-                RequestFailed(command.id, TenfoldError.code, f"{type(error).__name__}: {error}")
+                RequestFailed(
+                    work.command.id, TenfoldError.code, f"{type(error).__name__}: {error}"
+                )
             ]
+        self._count(sum(len(text) for text in texts), self.clock.now() - began)
+        if len(work.vectors) < len(work.command.prompts):
+            return []
+        self.queue.popleft()
+        return [Embedded(work.command.id, work.vectors, work.tokens)]
+
+    def _texts(self, work: _Embedding, seconds: float) -> list[list[int]]:
+        left = work.command.prompts[len(work.vectors) :]
+        count, tokens = 0, 0
+        for text in left:
+            tokens += len(text)
+            if count and tokens * self._pace > seconds:
+                break
+            count += 1
+        return left[:count]
+
+    def _count(self, tokens: int, seconds: float) -> None:
+        self._pace += 0.3 * (seconds / tokens - self._pace)
         self.totals.steps += 1
         self.totals.prompt_tokens += tokens
-        self.totals.step_seconds += self.clock.now() - began
-        return [Embedded(command.id, vectors, tokens)]
+        self.totals.step_seconds += seconds
 
     def expire(self, now: float) -> list[Event]:
         return []
 
     def abort(self, request_id: str) -> bool:
         before = len(self.queue)
-        self.queue = deque(c for c in self.queue if c.id != request_id)
+        self.queue = deque(w for w in self.queue if w.command.id != request_id)
         return len(self.queue) < before
 
     def relieve(self) -> list[Event]:
@@ -232,14 +282,16 @@ class EmbedInstance:
     def stats(self) -> ModelStats:
         self.totals.waiting = len(self.queue)
         self.totals.weight_pages, self.totals.kv_pages = self._page_counts()
-        return self.totals
+        return replace(self.totals)
 
     def check(self) -> list[str]:
         return []
 
     def close(self) -> list[Event]:
         message = f"{self.facts.name} was unloaded while the request was in it"
-        failures: list[Event] = [RequestFailed(c.id, "unavailable", message) for c in self.queue]
+        failures: list[Event] = [
+            RequestFailed(w.command.id, "unavailable", message) for w in self.queue
+        ]
         self.queue.clear()
         self._free()
         return failures

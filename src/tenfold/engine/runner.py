@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tenfold.core.types import EngineRequest, FinishReason, KVGroup
-from tenfold.engine.sampler_state import SamplerState
+from tenfold.engine.sampler_state import SamplerState, TokenMatcher
 from tenfold.engine.sampling import Sampler
 from tenfold.engine.sequence import Choice, Sequence, StepPlan
 from tenfold.kvcache.cache import KVCache
@@ -35,7 +35,7 @@ class TorchRunner:
         cache: KVCache,
         kv: list[Tensor],
         sampler: Sampler,
-        new_state: Callable[[EngineRequest], SamplerState],
+        new_state: Callable[[EngineRequest, TokenMatcher | None], SamplerState],
     ) -> None:
         self.model = model
         self.cache = cache
@@ -85,7 +85,7 @@ class TorchRunner:
             try:
                 self._state(seq)
                 ready.append(row)
-            except Exception as error:  # a grammar that does not compile fails its own request only
+            except Exception as error:  # settings that cannot be fail their own request only
                 choices[row].error = error
         states = [self.states[sequences[row].request.id] for row in ready]
         if ready:
@@ -99,8 +99,12 @@ class TorchRunner:
     def _state(self, seq: Sequence) -> SamplerState:
         state = self.states.get(seq.request.id)
         if state is None:
-            state = self.states[seq.request.id] = self.new_state(seq.request)
+            state = self.states[seq.request.id] = self.new_state(seq.request, None)
         return state
+
+    def keep(self, request: EngineRequest, matcher: TokenMatcher) -> None:
+        """The grammar that a request's tokens must follow; given before its first step."""
+        self.states[request.id] = self.new_state(request, matcher)
 
     def forget(self, request_id: str) -> None:
         self.states.pop(request_id, None)

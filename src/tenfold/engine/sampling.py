@@ -71,6 +71,9 @@ class Sampler:
                     outcomes.append(self._accepted(state, *best[index]))
             except TenfoldError as exc:
                 outcomes.append(Sampled(-1, error=exc))
+            except Exception as exc:  # whatever one request asks for, the others go on
+                what = TenfoldError(f"sampling failed: {type(exc).__name__}: {exc}")
+                outcomes.append(Sampled(-1, error=what))
         return outcomes
 
     def _rows(self, logits_LV: Tensor, wanted: list[int]) -> Iterable[Row]:

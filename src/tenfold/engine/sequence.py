@@ -58,8 +58,11 @@ class Sequence:
     started: bool = False
     billed: int = 0
     """Prompt positions already charged to the client: a recompute is never charged again."""
-    admitted: int = 0
-    """Running number of the last admission; the largest is the youngest."""
+
+    @property
+    def age(self) -> tuple[int, int]:
+        """Orders all sequences of a device: the largest is the first to give way."""
+        return self.request.priority, self.waiting.order
 
     @property
     def prompt_tokens(self) -> int:
