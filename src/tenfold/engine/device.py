@@ -22,6 +22,7 @@ from tenfold.engine.runner import TorchRunner
 from tenfold.engine.sampler_state import SamplerState, TokenMatcher
 from tenfold.engine.sampling import Sampler
 from tenfold.kernels.table import build_kernels
+from tenfold.kernels.torch_ref import TorchKernels
 from tenfold.kvcache.cache import KVCache
 from tenfold.kvcache.waiting import MatchIndex
 from tenfold.memory.backends import open_backend
@@ -41,12 +42,13 @@ class Device:
         self.settings = settings
         self.name = settings.name
         self.threads = settings.threads or len(os.sched_getaffinity(0))
-        torch.set_num_threads(1 if settings.native else self.threads)
         self.kernels = build_kernels(
             native=None if settings.native else False,
             mode=settings.kernels_mode,
             threads=self.threads,
         )
+        # The native kernels bring threads of their own; torch's would fight them for the cores.
+        torch.set_num_threads(self.threads if self.kernels.layout == TorchKernels.layout else 1)
         budget = settings.memory_bytes or int(0.6 * available_memory())
         pages = budget // settings.page_bytes
         if pages < 1:
