@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from tenfold.core.errors import TenfoldError
+from tenfold.core.errors import TenfoldError, WorkerLost
 from tenfold.core.messages import TokenOutput
 from tenfold.core.types import Constraint, EngineRequest
 from tenfold.fleet.supervisor import Supervisor
@@ -17,12 +17,19 @@ CallEvent = tuple[int, TokenOutput] | TenfoldError | None
 """Output of a choice; what ended the call; None: the worker died, send everything again."""
 
 
+MOST_SUBMISSIONS = 2
+"""How often a call is given to a worker: one that kills its worker must not do so for ever."""
+
+LOST_TWICE = "the worker died twice on this request"
+
+
 @dataclass(slots=True, eq=False)
 class Call:
     """A request's engine requests and what comes back for them.
 
-    ``parts``: the choice of each engine request that has not ended. ``submitted``: a worker has
-    them. ``sent_token``: the client has seen output, so the call can no longer start anew.
+    ``parts``: the choice of each engine request that has not ended. ``finished``: choices whose
+    last output has come. ``submitted``: a worker has them. ``sent_token``: the client has seen
+    output, so the call can no longer start anew.
     """
 
     request: GenerateRequest
@@ -34,11 +41,31 @@ class Call:
     events: asyncio.Queue[CallEvent] = field(default_factory=asyncio.Queue)
     state: Literal["waiting", "running"] = "waiting"
     submitted: bool = False
+    submissions: int = 0
     sent_token: bool = False
     generated: int = 0
     cached: int = 0
     queue_seconds: float | None = None
     started: set[str] = field(default_factory=set)
+    finished: set[int] = field(default_factory=set)
+
+    def lost(self) -> None:
+        """The worker died. An answer that is complete here is still delivered, one that the client
+        has seen part of ends, and what had sent nothing starts anew, if it may."""
+        self.submitted = False
+        unfinished = set(self.parts.values()) - self.finished
+        if not unfinished:
+            return
+        self.state = "waiting"
+        if self.sent_token:
+            model = self.request.model
+            self.events.put_nowait(WorkerLost(f"the worker of {model} died while it was answering"))
+            return
+        while not self.events.empty():
+            self.events.get_nowait()
+        self.finished.difference_update(self.parts.values())
+        again = self.submissions < MOST_SUBMISSIONS
+        self.events.put_nowait(None if again else WorkerLost(LOST_TWICE))
 
     def info(self, now: float) -> RequestInfo:
         return RequestInfo(

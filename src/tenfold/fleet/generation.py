@@ -15,7 +15,6 @@ from tenfold.fleet.types import (
     ChatPrompt,
     ChoiceEnd,
     Delta,
-    GenerateEvent,
     GenerateRequest,
     LogprobEntry,
     ToolCallDelta,
@@ -60,19 +59,22 @@ class ChoiceStream:
         self.called = False
         self.ended = False
 
-    def push(self, output: TokenOutput) -> Iterator[GenerateEvent]:
+    def push(self, output: TokenOutput) -> Iterator[Delta | ChoiceEnd]:
         """Turn one engine output into deltas. After ChoiceEnd the choice takes nothing more;
         if the engine had not finished by itself (a stop string), the caller aborts it."""
         if self.ended:
             return
+        # Tokens before the last of ``min_tokens`` can end nothing: their text is not looked at.
+        free = max(0, self.sampling.min_tokens - 1 - self.generated)
         self.generated += len(output.token_ids)
         stop_id = self._stop_id(output)
         visible = output.token_ids[:-1] if stop_id is not None else output.token_ids
-        text = self.detokenizer.push(visible)
+        unmatched = self.detokenizer.push(visible[:free]) if free else ""
+        text = self.detokenizer.push(visible[free:])
         if output.finish:
             text += self.detokenizer.flush()
         cut = self.stops.push(text)
-        emitted, matched = cut.text, cut.matched
+        emitted, matched = unmatched + cut.text, cut.matched
         if output.finish and matched is None:
             emitted += self.stops.flush()
         over = output.finish is not None or matched is not None

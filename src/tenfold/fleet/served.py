@@ -10,13 +10,13 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
-from tenfold.core.errors import ContextTooLong, InvalidRequest, Unavailable
-from tenfold.core.messages import ModelOptions
+from tenfold.core.errors import ContextTooLong, InvalidRequest, TenfoldError, Unavailable
+from tenfold.core.messages import LoadModel, ModelOptions
 from tenfold.core.types import Constraint, ModelFacts
 from tenfold.fleet.generation import ChoiceStream, Parsers, wants_tools
 from tenfold.fleet.supervisor import Supervisor
 from tenfold.fleet.types import ChatPrompt, GenerateRequest, ModelState, ModelStatus
-from tenfold.text.model_text import ModelText
+from tenfold.text.model_text import ModelText, load_model_text
 
 LONG_TEXT = 20_000
 """Characters from which tokenising leaves the event loop."""
@@ -55,18 +55,43 @@ class ServedModel:
         """Whether its worker holds it now."""
         return self.name in self.supervisor.loaded
 
+    @property
+    def ready(self) -> bool:
+        """Whether a request would succeed now."""
+        return self.state == "ready" and self.up
+
+    async def load(self) -> None:
+        """Have the worker load it, and read its words meanwhile. Whatever goes wrong is raised and
+        kept in ``error``, and the worker lets go of the model."""
+        command = LoadModel(self.name, self.source.path, self.source.options)
+        facts = asyncio.ensure_future(self.supervisor.load(command))
+        try:
+            self.text = await asyncio.to_thread(load_model_text, self.source.path)
+            self.facts = await facts
+        except BaseException as error:
+            facts.cancel()
+            await asyncio.gather(facts, return_exceptions=True)
+            self.supervisor.unload(self.name)
+            self.state = "failed"
+            self.error = f"{type(error).__name__}: {error}"
+            if isinstance(error, TenfoldError):
+                self.error = error.message
+            raise
+        self.state = "ready"
+
     def status(self) -> ModelStatus:
         away = self.state == "ready" and not self.up
+        broken = self.supervisor.failed.get(self.name, "") if away else ""
         return ModelStatus(
             name=self.name,
-            state="loading" if away else self.state,
+            state="failed" if broken else "loading" if away else self.state,
             device=self.supervisor.name,
             pinned=self.source.pinned,
             facts=self.facts,
             has_chat_template=self.text is not None and self.text.template is not None,
             licence=self.source.licence,
             created=self.created,
-            error=self.error,
+            error=broken or self.error,
         )
 
     @property

@@ -2,7 +2,7 @@
 
 Tokenises, checks, admits, sends to the worker that holds the model, and turns its tokens back into
 text. A worker that dies costs only the requests that had already sent a token; the others are
-queued again. Holds no model and no tensor.
+queued again, once. Holds no model and no tensor.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 
 from tenfold.core.clock import Clock, SystemClock
 from tenfold.core.errors import (
@@ -32,19 +32,19 @@ from tenfold.core.messages import (
     Embedded,
     Event,
     Generate,
-    LoadModel,
     RequestFailed,
     StepDone,
 )
 from tenfold.core.settings import DeviceSettings
 from tenfold.core.types import Constraint, ModelKind, Usage
-from tenfold.fleet.calls import Call, CallEvent, engine_requests
+from tenfold.fleet.calls import LOST_TWICE, MOST_SUBMISSIONS, Call, CallEvent, engine_requests
 from tenfold.fleet.generation import ChoiceStream
 from tenfold.fleet.served import ModelSource, ServedModel
 from tenfold.fleet.supervisor import Supervisor
 from tenfold.fleet.types import (
     ChatPrompt,
     ChoiceEnd,
+    Delta,
     EmbedResult,
     Finished,
     GenerateEvent,
@@ -55,7 +55,6 @@ from tenfold.fleet.types import (
 from tenfold.fleet.workers import LocalWorker, Worker
 from tenfold.scheduling.admission import AdmissionController
 from tenfold.text.grammar_check import GrammarGate
-from tenfold.text.model_text import load_model_text
 
 log = logging.getLogger("tenfold.fleet")
 
@@ -82,6 +81,7 @@ class Service:
             d.name: Supervisor(d, make_worker, self._take, self._lost, self.clock) for d in devices
         }
         self._configured = list(models)
+        self._adding: set[str] = set()
         self._find_source = find_source
         self._entries: dict[str, ServedModel] = {}
         self._calls: dict[str, Call] = {}
@@ -89,6 +89,7 @@ class Service:
         self._ids = itertools.count(1)
         self._gate = gate or GrammarGate()
         self._draining = False
+        self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -97,12 +98,17 @@ class Service:
         """Start every worker and load every model. Raises what the first failure was."""
         for supervisor in self.supervisors.values():
             await supervisor.start()
-        for source in self._configured:
+        for source in list(self._configured):
             await self._add(source)
 
     async def close(self) -> None:
+        """End what runs with Unavailable, then the workers."""
+        self._draining = True
+        stopping = Unavailable("the server is stopping")
         for call in self._open_calls():
-            call.events.put_nowait(Unavailable("the server is stopping"))
+            call.events.put_nowait(stopping)
+        for _, answer in list(self._embeds.values()):
+            _fail(answer, stopping)
         await asyncio.gather(*(s.stop() for s in self.supervisors.values()))
 
     async def drain(self) -> None:
@@ -114,13 +120,16 @@ class Service:
         return not self._draining
 
     def ready(self) -> bool:
-        """Whether a request would succeed now: not draining, and every model's worker holds it."""
+        """Whether requests would succeed now: not draining, a model is up, and so is every one
+        that the server was started with. One that an administrator adds may take its time."""
         return (
             not self._draining
-            and bool(self._entries)
-            and all(e.state != "loading" for e in self._entries.values())
-            and all(e.up for e in self._entries.values() if e.state == "ready")
+            and any(e.ready for e in self._entries.values())
+            and all(self._is_up(source.name) for source in self._configured)
         )
+
+    def _is_up(self, name: str) -> bool:
+        return name in self._entries and self._entries[name].ready
 
     # --- models ---------------------------------------------------------------------------------
     def models(self) -> list[ModelStatus]:
@@ -138,33 +147,39 @@ class Service:
         return self._entries[name]
 
     async def load(self, name: str, source: str | None = None) -> ModelStatus:
-        """Serve one more model. ``source``: catalogue name, path or hub id; default its name."""
-        if name in self._entries and self._entries[name].state != "failed":
-            raise Conflict(f"{name} is served already", param="model")
+        """Serve one more model. ``source``: catalogue name, path or hub id; default its name.
+        Raises Conflict for a name that is served or on its way; Unavailable if it is unloaded
+        meanwhile."""
+        self._check_free(name)
         if self._find_source is None:
             raise InvalidRequest("this server serves a fixed list of models", param="model")
-        found = await asyncio.to_thread(self._find_source, name, source)
+        self._adding.add(name)
+        try:
+            found = await asyncio.to_thread(self._find_source, name, source)
+        finally:
+            self._adding.discard(name)
         await self._add(found)
         return self.status(name)
 
+    def _check_free(self, name: str) -> None:
+        served = name in self._entries and self._entries[name].state != "failed"
+        if served or name in self._adding:
+            raise Conflict(f"{name} is served already", param="model")
+
     async def _add(self, source: ModelSource) -> None:
+        """Load a model and what it needs to speak; nothing of it stays if that fails."""
+        self._check_free(source.name)
         entry = ServedModel(source, self._place(source), "loading", int(time.time()))
         self._entries[source.name] = entry
+        self._adding.add(source.name)
         try:
-            text = asyncio.to_thread(load_model_text, source.path)
-            command = LoadModel(source.name, source.path, source.options)
-            facts = asyncio.ensure_future(entry.supervisor.load(command))
-            try:
-                entry.text = await text
-            except BaseException:
-                facts.cancel()
-                entry.supervisor.unload(source.name)
-                raise
-            entry.facts = await facts
-        except TenfoldError as error:
-            entry.state, entry.error = "failed", error.message
+            await entry.load()
+        except asyncio.CancelledError:
+            if self._entries.get(source.name) is entry:
+                del self._entries[source.name]
             raise
-        entry.state = "ready"
+        finally:
+            self._adding.discard(source.name)
 
     def _place(self, source: ModelSource) -> Supervisor:
         """The device that was asked for, else the one with the fewest models."""
@@ -183,6 +198,7 @@ class Service:
         if entry.source.pinned and not force:
             raise Conflict(f"{name} is pinned; unpin it first, or force", param="model")
         self._entries.pop(name)
+        self._configured = [source for source in self._configured if source.name != name]
         entry.supervisor.unload(name)
 
     def pin(self, name: str, pinned: bool) -> ModelStatus:
@@ -210,27 +226,44 @@ class Service:
         closing it aborts the call and frees its blocks within one engine step."""
         began = self.clock.now()
         entry = self._open_to(request.model, "generate")
-        prompt = await entry.prompt_ids(request)
-        constraint = request.sampling.constraint
-        if isinstance(request.prompt, ChatPrompt) and (forced := entry.forced_call(request.prompt)):
-            constraint = forced
-            await self.check_constraint(constraint, param="tools")
-        call = self._open_call(entry, request, prompt, constraint, began)
+        with self._counted():
+            prompt = await entry.prompt_ids(request)
+            constraint = request.sampling.constraint
+            chat = request.prompt if isinstance(request.prompt, ChatPrompt) else None
+            if chat is not None and (forced := entry.forced_call(chat)):
+                constraint = forced
+                await self.check_constraint(constraint, param="tools")
+            self._check_open()
+            call = self._open_call(entry, request, prompt, constraint, began)
+            try:
+                choices = [entry.choice(i, request, prompt) for i in range(request.sampling.n)]
+                await self._submit(call)
+                async for event in self._stream(call, entry, choices):
+                    yield event
+                usage = Usage(len(prompt), sum(c.generated for c in choices), call.cached)
+                yield Finished(usage, call.queue_seconds)
+            finally:
+                self._close_call(call)
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        """A call counts from its first step to its last, so that draining waits for all of it."""
+        self._in_flight += 1
         self._idle.clear()
         try:
-            choices = [entry.choice(i, request, prompt) for i in range(request.sampling.n)]
-            await self._submit(call)
-            async for event in self._stream(call, choices):
-                yield event
-            usage = Usage(len(prompt), sum(c.generated for c in choices), call.cached)
-            yield Finished(usage, call.queue_seconds)
+            yield
         finally:
-            self._close_call(call)
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._idle.set()
+
+    def _check_open(self) -> None:
+        if self._draining:
+            raise Unavailable("the server is draining and takes no new requests", retry_after=30)
 
     def _open_to(self, model: str, what: ModelKind) -> ServedModel:
         """The model, if requests of this kind are taken for it now."""
-        if self._draining:
-            raise Unavailable("the server is draining and takes no new requests", retry_after=30)
+        self._check_open()
         entry = self._entry(model)
         if entry.facts is not None and entry.facts.kind != what:
             raise InvalidRequest(
@@ -275,8 +308,10 @@ class Service:
             self._entry(name)
             await call.supervisor.wait_for(name, self._patience(call))
         for part in call.sends:
-            call.supervisor.send(Generate(part))
+            if part.id in call.parts:
+                call.supervisor.send(Generate(part))
         call.submitted = True
+        call.submissions += 1
 
     def _patience(self, call: Call) -> float:
         if call.request.timeout is None:
@@ -284,12 +319,17 @@ class Service:
         return min(RETURN_SECONDS, max(0.0, call.began + call.request.timeout - self.clock.now()))
 
     async def _stream(
-        self, call: Call, choices: list[ChoiceStream]
-    ) -> AsyncIterator[GenerateEvent]:
-        open_choices = len(choices)
-        while open_choices:
+        self, call: Call, entry: ServedModel, choices: list[ChoiceStream]
+    ) -> AsyncIterator[Delta | ChoiceEnd]:
+        """What the choices become. A ``whole`` call's events are kept back until all are there."""
+        held: list[Delta | ChoiceEnd] = []
+        while call.parts:
             item = await self._next(call)
             if item is None:  # the worker died before a token was sent: once more from the start
+                again = set(call.parts.values())
+                held = [event for event in held if event.index not in again]
+                for index in again:
+                    choices[index] = entry.choice(index, call.request, call.prompt)
                 await self._submit(call)
                 continue
             if isinstance(item, TenfoldError):
@@ -297,11 +337,17 @@ class Service:
             index, output = item
             call.cached = max(call.cached, output.cached_tokens)
             for event in choices[index].push(output):
-                call.sent_token = True
                 if isinstance(event, ChoiceEnd):
-                    open_choices -= 1
                     self._end_part(call, index, aborted=output.finish is None)
-                yield event
+                else:
+                    event.at = self.clock.now() if call.request.whole else None
+                if call.request.whole:
+                    held.append(event)
+                else:
+                    call.sent_token = True
+                    yield event
+        for event in held:
+            yield event
 
     async def _next(self, call: Call) -> CallEvent:
         """The engine enforces a request's deadline; this one holds even if the worker is away."""
@@ -331,7 +377,6 @@ class Service:
     def _close_call(self, call: Call) -> None:
         for index in list(call.parts.values()):
             self._end_part(call, index, aborted=True)
-        self._settle_idle()
 
     # --- embeddings -----------------------------------------------------------------------------
     async def embed(
@@ -339,19 +384,20 @@ class Service:
     ) -> EmbedResult:
         """Unit vectors, one a text, in order."""
         entry = self._open_to(model, "embed")
-        ids = await entry.embed_ids(inputs)
-        tokens = sum(len(row) for row in ids)
-        self.admission.admit(client, tokens, self.clock.now())
-        self._idle.clear()
-        try:
-            while True:
-                if model not in entry.supervisor.loaded:
-                    await entry.supervisor.wait_for(model, RETURN_SECONDS)
-                with contextlib.suppress(WorkerLost):  # nothing was sent yet: ask the next worker
-                    return await self._embed_once(entry.supervisor, model, ids)
-        finally:
-            self.admission.gone(client, tokens, queued=True)
-            self._settle_idle()
+        with self._counted():
+            ids = await entry.embed_ids(inputs)
+            self._check_open()
+            tokens = sum(len(row) for row in ids)
+            self.admission.admit(client, tokens, self.clock.now())
+            try:
+                for _ in range(MOST_SUBMISSIONS):
+                    if model not in entry.supervisor.loaded:
+                        await entry.supervisor.wait_for(model, RETURN_SECONDS)
+                    with contextlib.suppress(WorkerLost):  # nothing was answered: ask the next one
+                        return await self._embed_once(entry.supervisor, model, ids)
+                raise WorkerLost(LOST_TWICE)
+            finally:
+                self.admission.gone(client, tokens, queued=True)
 
     async def _embed_once(
         self, supervisor: Supervisor, model: str, ids: list[list[int]]
@@ -366,10 +412,6 @@ class Service:
             if answer.cancelled():
                 supervisor.send(Abort(id))
             self._embeds.pop(id, None)
-
-    def _settle_idle(self) -> None:
-        if not self._calls and not self._embeds:
-            self._idle.set()
 
     # --- what workers say -----------------------------------------------------------------------
     def _take(self, event: Event) -> None:
@@ -399,22 +441,16 @@ class Service:
             call = self._calls.get(output.request_id)
             if call is not None:
                 call.generated += len(output.token_ids)
-                call.events.put_nowait((call.parts[output.request_id], output))
+                index = call.parts[output.request_id]
+                if output.finish is not None:
+                    call.finished.add(index)
+                call.events.put_nowait((index, output))
 
     def _lost(self, device: str) -> None:
-        """A worker died. What had sent a token ends; the rest is queued again."""
+        """A worker died. What had sent a token ends; the rest is queued again, once."""
         for call in self._open_calls():
-            if call.supervisor.name != device or not call.submitted:
-                continue  # one that waits for the worker to come up goes on waiting
-            call.submitted = False
-            while not call.events.empty():
-                call.events.get_nowait()
-            call.state = "waiting"
-            call.events.put_nowait(
-                WorkerLost(f"the worker of {call.request.model} died while it was answering")
-                if call.sent_token
-                else None
-            )
+            if call.supervisor.name == device and call.submitted:
+                call.lost()  # one that waits for the worker to come up goes on waiting
         for name, answer in list(self._embeds.values()):
             if name == device:
                 _fail(answer, WorkerLost("the worker died"))

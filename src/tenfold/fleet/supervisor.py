@@ -38,7 +38,10 @@ GIVE_UP_LOADING = 3
 
 
 class Supervisor:
-    """One device: its worker, the models that belong on it, and which of them are up."""
+    """One device: its worker, the models that belong on it, and which of them are up.
+
+    ``failed``: why a model that was up could not be loaded again; it is tried again.
+    """
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class Supervisor:
         self.up: WorkerUp | None = None
         self.wanted: dict[str, LoadModel] = {}
         self.loaded: dict[str, ModelFacts] = {}
+        self.failed: dict[str, str] = {}
         self.restarts = 0
         self.last_stats: DeviceStats | None = None
         self._make_worker = make_worker
@@ -62,14 +66,20 @@ class Supervisor:
         self._worker: Worker | None = None
         self._started_at = 0.0
         self._failures = 0
-        self._changed = asyncio.Condition()
+        self._alive = False
+        self._changed = asyncio.Event()
         self._answers: dict[str, asyncio.Future[DeviceStats]] = {}
         self._outcomes: dict[str, asyncio.Future[ModelFacts]] = {}
+        self._deaths: dict[str, int] = {}
+        self._sent: set[str] = set()
+        self._leaving: set[str] = set()
+        self._tries: dict[str, int] = {}
+        self._retries: dict[str, asyncio.TimerHandle] = {}
         self._restart: asyncio.Task[None] | None = None
         self._asked = 0
         self._was_up = False
         self._refused: TenfoldError | None = None
-        self._announcing: asyncio.Future[None] | None = None
+        self._stopped: TenfoldError | None = None
 
     @property
     def worker(self) -> Worker | None:
@@ -77,78 +87,148 @@ class Supervisor:
 
     # --- life of the worker ---------------------------------------------------------------------
     async def start(self) -> None:
-        """Start the worker. What becomes of it is told by events, and by whoever loads a model."""
+        """Start the worker; raises what kept it from starting. That it is up, refused or lost is
+        told by events, and by whoever loads a model."""
         self._started_at = self._clock.now()
         self._worker = self._make_worker(self.settings)
-        await self._worker.start(self._take, self._lost)
+        self._alive = True
+        try:
+            await self._worker.start(self._take, self._lost)
+        except BaseException:
+            self._alive = False
+            self._sent.clear()
+            raise
 
     async def stop(self) -> None:
+        """End the worker. Whoever waits for a model is told so."""
+        self._stopped = Unavailable("the server is stopping")
         if self._restart is not None:
             self._restart.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
+            with contextlib.suppress(asyncio.CancelledError, Exception):
                 await self._restart
+        self._cancel_retries()
+        for name in list(self._outcomes):
+            self._settle(name, None, self._stopped)
         if self._worker is not None:
             await self._worker.stop()
+        self.loaded.clear()
+        self._leaving.clear()
+        self._tell()
 
     def _lost(self, code: int) -> None:
-        if self._refused is not None:
-            return  # it was never up, and would say the same again
+        if self._refused is not None or self._stopped is not None:
+            return  # it was never up, and would say the same again; or it was to end
         log.error("worker %s ended with code %s; starting it again", self.name, code)
-        steady = self._clock.now() - self._started_at > STEADY_SECONDS
+        long = self._clock.now() - self._started_at > STEADY_SECONDS
+        steady = long and self.loaded.keys() >= self.wanted.keys()
         self._failures = 0 if steady else self._failures + 1
-        self.up = None
+        self.up, self._alive = None, False
         self.loaded.clear()
+        self.failed.clear()
+        self._sent.clear()
+        self._leaving.clear()
+        self._cancel_retries()
         self.restarts += 1
         for answer in self._answers.values():
             answer.cancel()
-        if self._failures >= GIVE_UP_LOADING:
-            for name in list(self._outcomes):
-                message = (
-                    f"the worker of {self.name} ended {self._failures} times while loading {name}"
-                )
-                self._settle(name, None, Unavailable(message))
+        self._count_deaths()
+        self._tell()
         self._on_lost(self.name)
         self._restart = asyncio.create_task(self._come_back())
 
+    def _count_deaths(self) -> None:
+        """A model that kills its worker while it loads is given up: the others need the worker."""
+        for name in list(self._outcomes):
+            self._deaths[name] = self._deaths.get(name, 0) + 1
+            if self._deaths[name] >= GIVE_UP_LOADING:
+                message = f"the worker of {self.name} ended {GIVE_UP_LOADING} times loading {name}"
+                self._settle(name, None, Unavailable(message))
+
     async def _come_back(self) -> None:
-        step = min(max(self._failures - 1, 0), len(BACKOFF_SECONDS) - 1)
-        await asyncio.sleep(BACKOFF_SECONDS[step])
-        await self.start()
-        for command in self.wanted.values():
-            self.send(command)
+        while True:
+            await asyncio.sleep(_backoff(self._failures))
+            try:
+                await self.start()
+                break
+            except Exception as error:
+                log.error("worker %s could not be started: %s", self.name, error)
+                self._failures += 1
+                self._count_deaths()
+        for name in self.wanted:
+            self._send_load(name)
 
     # --- models ---------------------------------------------------------------------------------
     async def load(self, command: LoadModel) -> ModelFacts:
-        """Load a model and wait for it. Raises what the worker said went wrong."""
-        if self._refused is not None:
-            raise self._refused
-        outcome: asyncio.Future[ModelFacts] = asyncio.get_running_loop().create_future()
-        self.wanted[command.name] = command
-        self._outcomes[command.name] = outcome
-        self.send(command)
+        """Load a model and wait for it. Raises what the worker said went wrong; a load that is
+        cancelled is taken back. One load of a name at a time."""
+        name = command.name
+        self.wanted[name] = command
         try:
+            while name in self._leaving:  # the worker's answers about the one before come first
+                await self._changed.wait()
+            if name not in self.wanted:
+                raise _unloaded(name)
+            if error := self._stopped or self._refused:
+                raise error
+            outcome: asyncio.Future[ModelFacts] = asyncio.get_running_loop().create_future()
+            self._outcomes[name] = outcome
+            self._send_load(name)
             return await outcome
+        except asyncio.CancelledError:
+            self.unload(name)
+            raise
         except TenfoldError:
-            self.wanted.pop(command.name, None)
+            self.wanted.pop(name, None)
             raise
         finally:
-            self._outcomes.pop(command.name, None)
+            self._outcomes.pop(name, None)
+            self._deaths.pop(name, None)
+
+    def _send_load(self, name: str) -> None:
+        """To a worker that lives and was not asked yet; one that is away is asked when it is back.
+        What waits for the worker's last word on its predecessor is sent by ``load``."""
+        if self._alive and name not in self._sent and name not in self._leaving:
+            self._sent.add(name)
+            self.send(self.wanted[name])
 
     def unload(self, name: str) -> None:
+        """Take a model off the device, or take back its loading. Nothing happens if it is away."""
         self.wanted.pop(name, None)
         self.loaded.pop(name, None)
-        self.send(UnloadModel(name))
+        self.failed.pop(name, None)
+        if (retry := self._retries.pop(name, None)) is not None:
+            retry.cancel()
+        if name in self._sent:
+            self._sent.discard(name)
+            self._leaving.add(name)
+            self.send(UnloadModel(name))
+        self._settle(name, None, _unloaded(name))
+        self._tell()
 
     async def wait_for(self, name: str, seconds: float) -> None:
-        """Until the model is up. Raises Unavailable after ``seconds``."""
+        """Until the model is up. Raises Unavailable after ``seconds``, or at once where it is known
+        that the model will not be up soon."""
         try:
-            async with asyncio.timeout(seconds), self._changed:
-                await self._changed.wait_for(lambda: name in self.loaded)
+            async with asyncio.timeout(seconds):
+                while name not in self.loaded:
+                    self._check_hope(name)
+                    await self._changed.wait()
         except TimeoutError:
             raise Unavailable(
                 f"the worker of {name} did not come back within {seconds:g} s; try again later",
                 retry_after=seconds,
             ) from None
+
+    def _check_hope(self, name: str) -> None:
+        if error := self._stopped or self._refused:
+            raise error
+        if name not in self.wanted:
+            raise _unloaded(name)
+        if name in self.failed:
+            raise Unavailable(
+                f"{name} could not be loaded again: {self.failed[name]}; it is tried again",
+                retry_after=BACKOFF_SECONDS[-1],
+            )
 
     # --- traffic --------------------------------------------------------------------------------
     def send(self, command: Command) -> None:
@@ -163,19 +243,51 @@ class Supervisor:
             case WorkerRefused(_, code, message):
                 self._refuse(from_code(code, message))
             case ModelUp(facts):
-                self.loaded[facts.name] = facts
-                self._settle(facts.name, facts, None)
-                self._announcing = asyncio.ensure_future(self._announce())
+                self._model_up(facts)
             case ModelDown(name, code, message):
-                self.loaded.pop(name, None)
-                if code:
-                    self._settle(name, None, from_code(code, message))
+                self._model_down(name, code, message)
             case DeviceStats(id):
                 self.last_stats = event
                 answer = self._answers.pop(id, None)
                 if answer is not None and not answer.done():
                     answer.set_result(event)
         self._on_event(event)
+
+    def _model_up(self, facts: ModelFacts) -> None:
+        name = facts.name
+        if name not in self.wanted or name in self._leaving:
+            return  # unloaded while the news was on its way
+        self.loaded[name] = facts
+        self.failed.pop(name, None)
+        self._tries.pop(name, None)
+        self._settle(name, facts, None)
+        self._tell()
+
+    def _model_down(self, name: str, code: str, message: str) -> None:
+        self.loaded.pop(name, None)
+        if name in self._leaving:
+            self._leaving.discard(name)
+        elif code and name in self._outcomes:
+            self._sent.discard(name)
+            self._settle(name, None, from_code(code, message))
+        elif code and name in self.wanted:
+            self._sent.discard(name)
+            self._retry_later(name, message)
+        self._tell()
+
+    def _retry_later(self, name: str, message: str) -> None:
+        """A model that was up cannot be loaded by the worker that came back."""
+        self.failed[name] = message
+        self._tries[name] = self._tries.get(name, 0) + 1
+        seconds = _backoff(self._tries[name] + 1)
+        log.error("%s could not be loaded again: %s; next try in %g s", name, message, seconds)
+        loop = asyncio.get_running_loop()
+        self._retries[name] = loop.call_later(seconds, self._send_load, name)
+
+    def _cancel_retries(self) -> None:
+        for retry in self._retries.values():
+            retry.cancel()
+        self._retries.clear()
 
     def _refuse(self, error: TenfoldError) -> None:
         """A device that was up once is tried again; one that never was will not come up."""
@@ -185,19 +297,22 @@ class Supervisor:
         self._refused = error
         for name in list(self._outcomes):
             self._settle(name, None, error)
+        self._tell()
 
     def _settle(self, name: str, facts: ModelFacts | None, error: TenfoldError | None) -> None:
         outcome = self._outcomes.get(name)
         if outcome is None or outcome.done():
             return
         if error is not None:
+            self.wanted.pop(name, None)
             outcome.set_exception(error)
         elif facts is not None:
             outcome.set_result(facts)
 
-    async def _announce(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
+    def _tell(self) -> None:
+        """Wake who waits for a change."""
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     async def stats(self) -> DeviceStats | None:
         """The device's state now, or the last one known if a long step delays the answer."""
@@ -213,3 +328,12 @@ class Supervisor:
             return self.last_stats
         finally:
             self._answers.pop(id, None)
+
+
+def _backoff(failures: int) -> float:
+    """Seconds to wait before the next try; the first comes at once."""
+    return BACKOFF_SECONDS[min(max(failures - 1, 0), len(BACKOFF_SECONDS) - 1)]
+
+
+def _unloaded(name: str) -> Unavailable:
+    return Unavailable(f"{name} was unloaded")

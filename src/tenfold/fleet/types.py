@@ -35,7 +35,8 @@ class TextPrompt:
 
 @dataclass(slots=True)
 class GenerateRequest:
-    """One call. ``timeout`` is seconds from now until the whole answer must be there."""
+    """One call. ``timeout`` is seconds from now until the whole answer must be there. ``whole``:
+    nobody looks at it before it is complete, so it may start anew when a worker dies."""
 
     id: str
     model: str
@@ -47,6 +48,7 @@ class GenerateRequest:
     cache_salt: str = ""
     itl_target: float | None = None
     split_reasoning: bool = True
+    whole: bool = False
 
 
 @dataclass(slots=True)
@@ -72,7 +74,8 @@ class LogprobEntry:
 
 @dataclass(slots=True)
 class Delta:
-    """New output of choice ``index``. ``token_ids``: the tokens behind it (text may lag)."""
+    """New output of choice ``index``. ``token_ids``: the tokens behind it (text may lag). ``at``:
+    when it was made, in seconds of the service's clock, if it was kept back since."""
 
     index: int
     text: str = ""
@@ -80,6 +83,7 @@ class Delta:
     tool_calls: list[ToolCallDelta] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[LogprobEntry] | None = None
+    at: float | None = None
 
 
 @dataclass(slots=True)

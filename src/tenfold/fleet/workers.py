@@ -72,14 +72,18 @@ class LocalWorker:
         self._socket = self._context.socket(zmq.PAIR)
         self._socket.set_hwm(0)
         self._socket.bind(endpoint)
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "tenfold.engine.worker",
-            endpoint,
-            stdin=asyncio.subprocess.PIPE,
-            env=self._environment(),
-        )
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "tenfold.engine.worker",
+                endpoint,
+                stdin=asyncio.subprocess.PIPE,
+                env=self._environment(),
+            )
+        except BaseException:
+            await self._close()
+            raise
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(asdict(self.settings)).encode() + b"\n")
         self._tasks = [

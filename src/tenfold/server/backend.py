@@ -29,11 +29,12 @@ class Backend(Protocol):
     """
 
     def accepting(self) -> bool:
-        """False while draining, or before the first model is ready."""
+        """Whether new requests are taken at all: False while draining. A model that is not ready
+        refuses for itself."""
         ...
 
     def ready(self) -> bool:
-        """True when a request would succeed now."""
+        """True when requests would succeed now."""
         ...
 
     def models(self) -> list[ModelStatus]: ...
@@ -72,7 +73,7 @@ class Backend(Protocol):
         ...
 
     async def unload(self, name: str, force: bool = False) -> None:
-        """Raises Conflict while requests run or the model is pinned, unless forced."""
+        """Raises Conflict while the model is pinned, unless forced. Its running requests fail."""
         ...
 
     def pin(self, name: str, pinned: bool) -> ModelStatus: ...

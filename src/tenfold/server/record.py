@@ -47,6 +47,7 @@ class RequestRecord:
         elif isinstance(event, ChoiceEnd):
             self.finishes.append(event.finish)
         elif isinstance(event, Delta) and event.token_ids:
+            now = now if event.at is None else event.at
             self.usage.completion_tokens += len(event.token_ids)
             self.first = now if self.first is None else self.first
             self.last = now

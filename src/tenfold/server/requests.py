@@ -114,6 +114,7 @@ def generate_request(
         timeout=limit if body.timeout is None else body.timeout,
         cache_salt=body.cache_salt or "",
         split_reasoning=isinstance(prompt, ChatPrompt),
+        whole=not body.stream,
     )
 
 
