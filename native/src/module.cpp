@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <stdexcept>
+#include <string>
 
 #include "runtime.hpp"
 
@@ -41,11 +42,25 @@ int64_t packed_bytes(int kind, int64_t rows, int64_t cols) {
   return panel_count(rows) * panel_bytes(kind_of(kind), cols);
 }
 
-void linear(Runtime& self, int kind, Address w, int64_t rows, int64_t cols, Address x, int64_t tokens,
-            int64_t x_row, Address bias, Address y) {
+Matrix matrix(int kind, Address w, int64_t bytes, int64_t rows, int64_t cols, Address bias) {
+  if (bytes < packed_bytes(kind, rows, cols)) {
+    throw std::invalid_argument("the packed matrix " + std::to_string(rows) + " x " + std::to_string(cols) +
+                                " takes " + std::to_string(packed_bytes(kind, rows, cols)) +
+                                " bytes, its data has " + std::to_string(bytes));
+  }
+  return {kind_of(kind), at<uint8_t>(w), rows, cols, at<float>(bias)};
+}
+
+void linear(Runtime& self, int kind, Address w, int64_t bytes, int64_t rows, int64_t cols, Address x,
+            int64_t tokens, int64_t x_row, Address bias, Address y) {
+  const Matrix weight = matrix(kind, w, bytes, rows, cols, bias);
   const Unlocked unlocked(tokens * rows * cols >= kLong);
-  self.linear({kind_of(kind), at<uint8_t>(w), rows, cols, at<float>(bias)}, at<float>(x), tokens, x_row,
-              at<float>(y));
+  self.linear(weight, at<float>(x), tokens, x_row, at<float>(y));
+}
+
+void embed(Runtime& self, int kind, Address w, int64_t bytes, int64_t rows, int64_t cols, Address ids,
+           int64_t tokens, Address y) {
+  self.embed(matrix(kind, w, bytes, rows, cols, 0), at<int32_t>(ids), tokens, at<float>(y));
 }
 
 void attention(Runtime& self, Address q, int64_t tokens, int64_t heads, int64_t head_dim, int64_t q_token,
@@ -89,12 +104,7 @@ NB_MODULE(_native, m) {
              self.pack(kind_of(kind), rows, cols, at<uint8_t>(raw), at<uint8_t>(out));
            })
       .def("linear", linear)
-      .def("embed",
-           [](Runtime& self, int kind, Address w, int64_t rows, int64_t cols, Address ids, int64_t tokens,
-              Address y) {
-             self.embed({kind_of(kind), at<uint8_t>(w), rows, cols, nullptr}, at<int32_t>(ids), tokens,
-                        at<float>(y));
-           })
+      .def("embed", embed)
       .def("rms_norm",
            [](Runtime& self, Address x, int64_t tokens, int64_t heads, int64_t n, int64_t token_stride,
               int64_t head_stride, Address weight, float eps, Address y) {

@@ -14,6 +14,7 @@ class Runtime:
         self,
         kind: int,
         weight: int,
+        weight_bytes: int,
         rows: int,
         cols: int,
         x: int,
@@ -23,7 +24,15 @@ class Runtime:
         y: int,
     ) -> None: ...
     def embed(
-        self, kind: int, weight: int, rows: int, cols: int, ids: int, tokens: int, y: int
+        self,
+        kind: int,
+        weight: int,
+        weight_bytes: int,
+        rows: int,
+        cols: int,
+        ids: int,
+        tokens: int,
+        y: int,
     ) -> None: ...
     def rms_norm(
         self,

@@ -36,7 +36,12 @@ def test_weights(column: str) -> None:
     kernels, weight = make(column), weight_of(column)
     with pytest.raises(ShapeError, match="39 values, needs 40"):
         kernels.linear(torch.zeros(1, 64), weight, torch.zeros(39))
-    weight.layout = "another"
+    whole, weight.data = weight.data, weight.data[:-3000]
+    with pytest.raises(ShapeError, match="its data has"):
+        kernels.linear(torch.zeros(1, 64), weight)
+    with pytest.raises(ShapeError, match="its data has"):
+        kernels.embed(torch.zeros(1, dtype=torch.int32), weight)
+    weight.data, weight.layout = whole, "another"
     with pytest.raises(ShapeError, match="packed as 'another'"):
         kernels.linear(torch.zeros(1, 64), weight)
 

@@ -105,3 +105,16 @@ def test_store_kv(column: str, block_tokens: int) -> None:
         want[slot // block_tokens, 1, 1, :, slot % block_tokens] = v[t]
     kernels.store_kv(k, v, cache, 1, slots)
     assert torch.equal(spaced, want)
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_torch_s_default_type_is_not_relied_on(column: str) -> None:
+    kernels, x = make(column), torch.randn(3, 64)
+    want = kernels.rms_norm(x, torch.ones(64), 1e-6)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        got = kernels.rms_norm(x, torch.ones(64, dtype=torch.float32), 1e-6)
+        half = kernels.gated(x, "silu")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert got.dtype is half.dtype is torch.float32 and torch.equal(got, want)

@@ -77,21 +77,26 @@ class NativeKernels:
         if bias_O is not None:
             bias_O = checks.vector("bias", bias_O, rows)
             bias = bias_O.data_ptr()
-        y_TO = torch.empty(tokens, rows)
-        self._runtime.linear(
-            self._codes[weight.kind], weight.data.data_ptr(), rows, cols,
-            x_TI.data_ptr(), tokens, stride, bias, y_TO.data_ptr(),
-        )  # fmt: skip
+        y_TO = x_TI.new_empty(tokens, rows)
+        data = weight.data
+        try:
+            self._runtime.linear(
+                self._codes[weight.kind], data.data_ptr(), data.nbytes, rows, cols,
+                x_TI.data_ptr(), tokens, stride, bias, y_TO.data_ptr(),
+            )  # fmt: skip
+        except ValueError as exc:
+            _refuse(exc)
         return y_TO
 
     def embed(self, ids_T: Tensor, weight: PackedWeight) -> Tensor:
         checks.weight_matches(weight, self.layout)
         ids = checks.indices("ids", ids_T, -1)
         tokens = ids.numel()
-        y_TI = torch.empty(tokens, weight.cols)
+        y_TI = torch.empty(tokens, weight.cols, dtype=torch.float32, device="cpu")
+        data = weight.data
         try:
             self._runtime.embed(
-                self._codes[weight.kind], weight.data.data_ptr(), weight.rows, weight.cols,
+                self._codes[weight.kind], data.data_ptr(), data.nbytes, weight.rows, weight.cols,
                 ids.data_ptr(), tokens, y_TI.data_ptr(),
             )  # fmt: skip
         except ValueError as exc:
@@ -106,7 +111,7 @@ class NativeKernels:
             flat = x_TI.reshape(-1, shape[-1]).contiguous()
             return self.rms_norm(flat, weight, eps).view(shape)
         tokens, heads, n = shape if len(shape) == 3 else (shape[0], 1, shape[1])
-        y_TI = torch.empty(*shape)
+        y_TI = x_TI.new_empty(*shape)
         self._runtime.rms_norm(
             x_TI.data_ptr(), tokens, heads, n, strides[0], strides[-2],
             weight.data_ptr(), eps, y_TI.data_ptr(),
@@ -118,7 +123,7 @@ class NativeKernels:
         checks.gated(gate_up_TI, activation)
         x_TI = checks.dense_rows(gate_up_TI)
         tokens, width = x_TI.shape
-        y_TI = torch.empty(tokens, width // 2)
+        y_TI = x_TI.new_empty(tokens, width // 2)
         self._runtime.gated(
             x_TI.data_ptr(), tokens, x_TI.stride()[0], width // 2,
             activation == "gelu_tanh", y_TI.data_ptr(),
@@ -185,7 +190,7 @@ class NativeKernels:
         context = checks.indices("context", context_S, sequences)
         blocks, _, _, kv_heads, block_tokens, _ = cache.shape
         block_stride, layer_stride, kv_stride, head_stride, token_stride, _ = cache.stride()
-        out_THD = torch.empty(tokens, heads, dim)
+        out_THD = q.new_empty(tokens, heads, dim)
         q_token, q_head, _ = q.stride()
         try:
             self._runtime.attention(

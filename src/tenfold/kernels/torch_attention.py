@@ -38,7 +38,7 @@ def attend_sequence(
     first = max(0, context - window + 1) if window else 0
     keys, values = _gather(cache, layer, table, first, end)
     step = max(1, (1 << 21) // (heads * (end - first)))
-    out_THD = torch.empty(q_THD.shape)
+    out_THD = q_THD.new_empty(q_THD.shape)
     for at in range(0, tokens, step):
         rows = q_THD[at : at + step]
         positions = torch.arange(context + at, context + at + rows.shape[0])[:, None]

@@ -69,7 +69,7 @@ class TorchKernels:
         checks.weight_matches(weight, self.layout, x_TI.shape[1])
         tokens, cols = x_TI.shape
         bias = None if bias_O is None else checks.vector("bias", bias_O, weight.rows).double()
-        y_TO = torch.empty(tokens, weight.rows)
+        y_TO = x_TI.new_empty(tokens, weight.rows)
         if tokens == 0:
             return y_TO
         bits = exact.MANTISSA - exact.count_bits(cols) - _weight_bits(cols)
@@ -150,7 +150,7 @@ class TorchKernels:
         contexts = checks.indices("context", context_S, sequences).tolist()
         if starts[0] != 0 or starts[-1] != q_THD.shape[0]:
             raise ShapeError(f"starts must run from 0 to {q_THD.shape[0]}, not {starts}")
-        out_THD = torch.empty(q_THD.shape)
+        out_THD = q_THD.new_empty(q_THD.shape)
         for s, context in enumerate(contexts):
             new = slice(starts[s], starts[s + 1])
             if new.stop < new.start or context < 0:
@@ -171,6 +171,11 @@ def _weight_bits(cols: int) -> int:
 
 def _dense(weight: PackedWeight) -> Tensor:
     size = weight.rows * weight.cols * 4
+    if weight.data.nbytes < size:
+        raise ShapeError(
+            f"the packed matrix {weight.rows} x {weight.cols} takes {size} bytes, "
+            f"its data has {weight.data.nbytes}"
+        )
     return weight.data.reshape(-1)[:size].view(torch.float32).view(weight.rows, weight.cols)
 
 
