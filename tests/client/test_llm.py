@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
 
 from models.tiny import make_tiny
 from tenfold import LLM, SamplingParams
+from tenfold.client.base import ask
 from tenfold.core.errors import InvalidRequest, ModelNotFound, PullError
 from tenfold.core.types import Constraint
-from tenfold.fleet.types import Delta
+from tenfold.fleet.types import Delta, TextPrompt
 
 GREEDY = SamplingParams(max_tokens=6, temperature=0.0, ignore_eos=True)
 
@@ -60,6 +62,18 @@ def test_what_is_wrong_is_raised_here(llm: LLM) -> None:
         llm.generate("x", SamplingParams(constraint=Constraint("json_schema", '{"type": 5}')))
     with pytest.raises(PullError):
         LLM("no-such-model")
+
+
+def test_one_failure_ends_the_prompts_beside_it(llm: LLM) -> None:
+    long = SamplingParams(max_tokens=400, temperature=0.0, ignore_eos=True)
+    with pytest.raises(InvalidRequest, match="vocabulary"):
+        llm.generate([[5, 6], [7, 8], [10**6]], long)
+    assert llm.client.service.queue() == []
+
+
+def test_requests_have_ids_of_their_own() -> None:
+    made = {ask("tiny", TextPrompt("x")).id for _ in range(100)}
+    assert len(made) == 100 and all(re.fullmatch("ask-[0-9a-f]{12}", id) for id in made)
 
 
 def test_a_regex_is_kept(llm: LLM) -> None:

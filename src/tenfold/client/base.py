@@ -6,7 +6,7 @@ runs over HTTP, in process, or against a script in a test.
 
 from __future__ import annotations
 
-import itertools
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -25,8 +25,6 @@ from tenfold.fleet.types import (
     TextPrompt,
     ToolCallDelta,
 )
-
-_ids = itertools.count(1)
 
 
 @dataclass(slots=True)
@@ -101,13 +99,14 @@ class Client(ABC):
         **prompt: Any,
     ) -> Reply:
         """Answer a conversation. ``prompt``: further fields of ChatPrompt, such as ``tools``."""
-        return await collect(self.stream(ask(model, ChatPrompt(messages, **prompt), sampling)))
+        request = ask(model, ChatPrompt(messages, **prompt), sampling, whole=True)
+        return await collect(self.stream(request))
 
     async def complete(
         self, model: str, prompt: str | list[int], sampling: SamplingParams | None = None
     ) -> Reply:
         """Continue a text or token ids as they are."""
-        return await collect(self.stream(ask(model, TextPrompt(prompt), sampling)))
+        return await collect(self.stream(ask(model, TextPrompt(prompt), sampling, whole=True)))
 
 
 def ask(
@@ -117,7 +116,7 @@ def ask(
     **settings: Any,
 ) -> GenerateRequest:
     """A request with an id of its own; ``settings``: further fields of GenerateRequest."""
-    fields = {"id": f"ask-{next(_ids)}", "client": "local", **settings}
+    fields = {"id": f"ask-{uuid.uuid4().hex[:12]}", "client": "local", **settings}
     return GenerateRequest(
         model=model, prompt=prompt, sampling=sampling or SamplingParams(), **fields
     )

@@ -82,7 +82,8 @@ class LLM:
         single = isinstance(prompts, str) or (bool(prompts) and isinstance(prompts[0], int))
         many: list[Any] = [prompts] if single else list(prompts)
         requests = [
-            ask(model or self.model, TextPrompt(prompt), sampling_params) for prompt in many
+            ask(model or self.model, TextPrompt(prompt), sampling_params, whole=True)
+            for prompt in many
         ]
         return self._together(many, requests)
 
@@ -97,15 +98,21 @@ class LLM:
         """Answer one conversation, or several together."""
         many: list[Any] = [messages] if isinstance(messages[0], dict) else list(messages)
         requests = [
-            ask(model or self.model, ChatPrompt(one, **prompt), sampling_params) for one in many
+            ask(model or self.model, ChatPrompt(one, **prompt), sampling_params, whole=True)
+            for one in many
         ]
         return self._together(many, requests)
 
     def _together(self, prompts: list[Any], requests: list[GenerateRequest]) -> list[RequestOutput]:
-        async def gather() -> list[Reply]:
-            return list(await asyncio.gather(*(collect(self.client.stream(r)) for r in requests)))
+        async def all_of_them() -> list[Reply]:
+            try:
+                async with asyncio.TaskGroup() as group:  # the first error ends the others
+                    tasks = [group.create_task(collect(self.client.stream(r))) for r in requests]
+            except BaseExceptionGroup as errors:
+                raise errors.exceptions[0] from None
+            return [task.result() for task in tasks]
 
-        replies = self._run(gather())
+        replies = self._run(all_of_them())
         return [RequestOutput(p, reply) for p, reply in zip(prompts, replies, strict=True)]
 
     def stream(
