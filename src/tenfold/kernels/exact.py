@@ -20,6 +20,9 @@ from torch import Tensor
 MANTISSA = 53
 """Bits of a float64 significand: what a sum of products on grids must fit in."""
 
+CACHED = 1 << 16
+"""Elements to work on at a time, so that a chain of operations stays in a core's cache."""
+
 
 def count_bits(terms: int) -> int:
     """Bits by which a sum of so many terms can outgrow one term."""
@@ -37,9 +40,10 @@ def exponent_of(x: Tensor, dim: int) -> Tensor:
     return exponent.clamp(-300, 300)
 
 
-def on_grid(x: Tensor, exponent: Tensor, bits: int) -> Tensor:
+def on_grid(x: Tensor, exponent: Tensor | int, bits: int) -> Tensor:
     """``x`` rounded to multiples of 2^(exponent - bits): whole numbers of at most ``bits`` bits."""
-    magic = 1.5 * power_of_two(exponent - bits + MANTISSA - 1)
+    shift = exponent - bits + MANTISSA - 1
+    magic = 1.5 * (2.0**shift if isinstance(shift, int) else power_of_two(shift))
     return (x + magic).sub_(magic)
 
 

@@ -7,6 +7,8 @@ grid while each row of weights has its own. Every grid depends only on what the 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,7 @@ from tenfold.kernels.checks import ShapeError
 
 POSITION_BITS = 17
 """Sums over positions are exact up to 2^17 of them."""
+KEY_BITS = 24
 VALUE_BITS = 23
 
 
@@ -36,16 +39,21 @@ def attend_sequence(
             f"{end} positions; the torch kernels attend over at most {1 << POSITION_BITS}"
         )
     first = max(0, context - window + 1) if window else 0
-    keys, values = _gather(cache, layer, table, first, end)
-    step = max(1, (1 << 21) // (heads * (end - first)))
+    past = _prepare(*_gather(cache, layer, table, first, end))
+    step = max(1, exact.CACHED // (heads * (end - first)))
     out_THD = q_THD.new_empty(q_THD.shape)
     for at in range(0, tokens, step):
         rows = q_THD[at : at + step]
         positions = torch.arange(context + at, context + at + rows.shape[0])[:, None]
-        seen = torch.arange(first, end)[None, :] <= positions
+        # Positions after the last row, or before the first row's window, are not worth computing.
+        start = max(first, context + at - window + 1) if window else first
+        stop = context + at + rows.shape[0]
+        columns = torch.arange(start, stop)[None, :]
+        seen = columns <= positions
         if window:
-            seen &= torch.arange(first, end)[None, :] > positions - window
-        out_THD[at : at + step] = _attend(rows, keys, values, seen, scale, softcap)
+            seen &= columns > positions - window
+        part = slice(start - first, stop - first)
+        out_THD[at : at + step] = _attend(rows, past, part, seen, scale, softcap)
     return out_THD
 
 
@@ -67,33 +75,52 @@ def _gather(
     return keys, values
 
 
+@dataclass(slots=True)
+class _Past:
+    """One sequence's positions, on their grids."""
+
+    keys_KDP: Tensor
+    values_KPD: Tensor
+    """Each vector divided by its power of two; zero where it is not finite."""
+    power_K1P: Tensor
+    broken_K1P: Tensor
+    """Whether the value vector holds an infinity or NaN."""
+
+
+def _prepare(keys_KPD: Tensor, values_KPD: Tensor) -> _Past:
+    keys = exact.on_grid(keys_KPD, exact.exponent_of(keys_KPD, 2), KEY_BITS)
+    broken = ~torch.isfinite(values_KPD).all(-1)
+    exponent = exact.exponent_of(values_KPD, 2)
+    power = exact.power_of_two(exponent)
+    values = exact.on_grid(values_KPD / power, 0, VALUE_BITS)
+    values.masked_fill_(broken[:, :, None], 0.0)
+    return _Past(keys.transpose(1, 2), values, power.transpose(1, 2), broken[:, None, :])
+
+
 def _attend(
-    q_THD: Tensor, keys_KPD: Tensor, values_KPD: Tensor, seen_TP: Tensor, scale: float,
-    softcap: float | None,
-) -> Tensor:  # fmt: skip
+    q_THD: Tensor, past: _Past, part: slice, seen_TP: Tensor, scale: float, softcap: float | None
+) -> Tensor:
     tokens, heads, dim = q_THD.shape
-    kv_heads = keys_KPD.shape[0]
+    keys, values = past.keys_KDP[:, :, part], past.values_KPD[:, part]
+    kv_heads = keys.shape[0]
     group = heads // kv_heads
     q_KRD = q_THD.double().view(tokens, kv_heads, group, dim).transpose(0, 1).flatten(1, 2)
-    seen = seen_TP.repeat_interleave(group, dim=0)  # rows: token by token, its heads together
+    hidden = ~seen_TP.repeat_interleave(group, dim=0)  # rows: token by token, its heads together
 
-    k_KDP = exact.on_grid(keys_KPD, exact.exponent_of(keys_KPD, 2), 24).transpose(1, 2)
-    bits = exact.MANTISSA - 24 - exact.count_bits(dim)
+    bits = exact.MANTISSA - KEY_BITS - exact.count_bits(dim)
     first, second = exact.split(q_KRD, 2, bits)
-    scores = (first @ k_KDP).add_(second @ k_KDP).mul_(scale)
+    scores = (first @ keys).add_(second @ keys).mul_(scale)
     if softcap is not None:
         scores = exact.tanh(scores / softcap).mul_(softcap)
-    scores.masked_fill_(~seen, -torch.inf)
-    weights = exact.exp(scores - scores.amax(-1, keepdim=True)).masked_fill_(~seen, 0.0)
+    scores.masked_fill_(hidden, -torch.inf)
+    weights = exact.exp(scores.sub_(scores.amax(-1, keepdim=True))).masked_fill_(hidden, 0.0)
 
-    whole = torch.zeros(1, dtype=torch.int64)  # weights are at most 1
-    total = exact.on_grid(weights, whole, exact.MANTISSA - POSITION_BITS - 1).sum(-1, keepdim=True)
-    finite = torch.isfinite(values_KPD).all(-1)
-    power = exact.exponent_of(values_KPD, 2)
-    unit = exact.on_grid(values_KPD / exact.power_of_two(power), whole, VALUE_BITS)
-    unit.masked_fill_(~finite[:, :, None], 0.0)
-    weights.mul_(exact.power_of_two(power).transpose(1, 2))
-    one, two = exact.split(weights, 2, exact.MANTISSA - POSITION_BITS - VALUE_BITS)
-    out = (one @ unit).add_(two @ unit).div_(total)
-    out.masked_fill_((seen & ~finite[:, None, :]).any(-1, keepdim=True), torch.nan)
+    # Weights are at most 1, so their sum is exact on one fixed grid.
+    total = exact.on_grid(weights, 0, exact.MANTISSA - POSITION_BITS - 1).sum(-1, keepdim=True)
+    weights.mul_(past.power_K1P[:, :, part])
+    first, second = exact.split(weights, 2, exact.MANTISSA - POSITION_BITS - VALUE_BITS)
+    out = (first @ values).add_(second @ values).div_(total)
+    broken = past.broken_K1P[:, :, part]
+    if bool(broken.any()):
+        out.masked_fill_((~hidden & broken).any(-1, keepdim=True), torch.nan)
     return out.float().view(kv_heads, tokens, group, dim).transpose(0, 1).reshape(q_THD.shape)

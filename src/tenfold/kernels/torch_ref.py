@@ -75,7 +75,7 @@ class TorchKernels:
         bits = exact.MANTISSA - exact.count_bits(cols) - _weight_bits(cols)
         parts = torch.cat(exact.split(x_TI.double(), 1, bits))
         w_OI = _dense(weight)
-        step = max(64, (1 << 20) // cols)
+        step = max(64, 2 * exact.CACHED // cols)
         for first in range(0, weight.rows, step):
             products = parts @ w_OI[first : first + step].double().T
             sums = products[:tokens] + products[tokens:]
@@ -102,11 +102,16 @@ class TorchKernels:
     def gated(self, gate_up_TI: Tensor, activation: Literal["silu", "gelu_tanh"]) -> Tensor:
         checks.floats("gate_up", gate_up_TI, 2)
         checks.gated(gate_up_TI, activation)
-        gate, up = gate_up_TI.double().chunk(2, dim=-1)
-        t = gate
-        if activation == "gelu_tanh":  # gelu_tanh(x) = x sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3))
-            t = (gate * gate * 0.044715 + 1.0) * gate * 1.5957691216057308
-        return (gate / (exact.exp(-t) + 1.0) * up).float()
+        tokens, width = gate_up_TI.shape
+        y_TI = gate_up_TI.new_empty(tokens, width // 2)
+        step = max(1, exact.CACHED // width)
+        for first in range(0, tokens, step):
+            gate, up = gate_up_TI[first : first + step].double().chunk(2, dim=-1)
+            t = gate
+            if activation == "gelu_tanh":  # x sigmoid(2 sqrt(2/pi) (x + 0.044715 x^3))
+                t = (gate * gate * 0.044715 + 1.0) * gate * 1.5957691216057308
+            y_TI[first : first + step] = gate / (exact.exp(-t) + 1.0) * up
+        return y_TI
 
     def rope(self, x_THD: Tensor, positions_T: Tensor, cos_PD: Tensor, sin_PD: Tensor) -> None:
         checks.rope(x_THD, cos_PD, sin_PD)
