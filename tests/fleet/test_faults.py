@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -11,12 +11,13 @@ import pytest
 from fleet.fakes import Fakes, FakeWorker, facts, obliging
 from fleet.services import serving, tiny, want
 from tenfold.client.base import Reply, collect
+from tenfold.core.clock import VirtualClock
 from tenfold.core.errors import Conflict, TenfoldError, Unavailable, WorkerLost
 from tenfold.core.messages import Command, Embed, Generate, LoadModel, ModelDown, ModelUp
 from tenfold.core.types import SamplingParams
 from tenfold.fleet.served import ModelSource
 from tenfold.fleet.service import Service
-from tenfold.fleet.types import GenerateRequest, TextPrompt
+from tenfold.fleet.types import Delta, GenerateEvent, GenerateRequest, TextPrompt
 
 
 @pytest.fixture(autouse=True)
@@ -314,3 +315,24 @@ def test_stop_strings_wait_for_min_tokens(tmp_path: Path) -> None:
                     assert choice.text.strip() == "" and choice.stop_reason == "the"
 
     asyncio.run(run())
+
+
+def test_a_whole_answer_keeps_the_times_of_its_tokens(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with serving([tiny(tmp_path)], make_worker=(fakes := Fakes())) as service:
+            clock = service.clock = VirtualClock()
+            events = service.generate(want("the cat", whole=True))
+            task = asyncio.create_task(_read(events))
+            await until(lambda: fakes.last.asked(Generate))
+            for at, finish in ((1.0, None), (2.0, None), (5.0, "length")):
+                clock.advance(at - clock.now())
+                fakes.last.make([5], finish)
+                await until(service._open_calls()[0].events.empty)
+                await asyncio.sleep(0)
+            assert [e.at for e in await task if isinstance(e, Delta)] == [1.0, 2.0, 5.0]
+
+    asyncio.run(run())
+
+
+async def _read(events: AsyncIterator[GenerateEvent]) -> list[GenerateEvent]:
+    return [event async for event in events]

@@ -69,7 +69,7 @@ class Backend(Protocol):
     def token_text(self, model: str, id: int) -> str: ...
 
     async def load(self, name: str, source: str | None = None) -> ModelStatus:
-        """Answers when the model is ready. May raise Conflict for one that is loaded already."""
+        """Answers when the model is ready. Raises Conflict for one that is served or on its way."""
         ...
 
     async def unload(self, name: str, force: bool = False) -> None:
