@@ -158,7 +158,8 @@ class Batcher:
                 continue
             error = DeadlineExceeded(
                 f"the request's time ran out after {now - seq.request.arrival:.1f} s with "
-                f"{seq.generated} tokens generated; raise `timeout` or ask for fewer tokens"
+                f"{seq.generated} tokens generated; raise `timeout` or ask for fewer tokens",
+                param="timeout",
             )
             failures.append(self._fail(seq, error))
         return failures
