@@ -57,7 +57,7 @@ async def interfere(
         prompt = [1000 + salt + number * 13 + i for i in range(32)]
         sampling = SamplingParams(max_tokens=100_000, temperature=0.0, ignore_eos=True)
         async for event in client.stream(ask(model, TextPrompt(prompt), sampling)):
-            if isinstance(event, Delta) and event.token_ids:
+            if isinstance(event, Delta) and (event.text or event.token_ids):
                 rows[number].append(time.perf_counter() - began)
             if stop.is_set():
                 return
