@@ -52,19 +52,25 @@ def test_only_what_was_being_answered_is_lost(server: Server) -> None:
     server.settled()
 
 
-def test_what_comes_while_the_worker_is_away_is_answered(server: Server) -> None:
+def test_a_whole_answer_starts_anew_and_what_comes_meanwhile_waits(server: Server) -> None:
+    """Of an answer that does not stream nothing was sent: its client never learns of the death."""
+    long = server.complete("tiny", "a whole answer", 1200)
     expected = server.complete("other", "come back", 12)
     vectors = server.post("/v1/embeddings", model="embedder", input="come back")["data"]
-    kill_worker(server)
-    until(lambda: not server.ready(), "/ready turning false")
-    assert server.get("/health") == {"status": "ok"}
-    refused = server.http.get("/ready")
-    assert refused.status_code == 503 and "Retry-After" in refused.headers
     with ThreadPoolExecutor() as pool:
+        whole = pool.submit(server.complete, "tiny", "a whole answer", 1200)
+        until(lambda: any(call["generated"] for call in server.queue()), "a first token")
+        assert not whole.done()
+        kill_worker(server)
+        until(lambda: not server.ready(), "/ready turning false")
+        assert server.get("/health") == {"status": "ok"}
+        refused = server.http.get("/ready")
+        assert refused.status_code == 503 and "Retry-After" in refused.headers
         text = pool.submit(server.complete, "other", "come back", 12)
         embedded = pool.submit(server.post, "/v1/embeddings", model="embedder", input="come back")
         assert text.result() == expected
         assert embedded.result()["data"] == vectors
+        assert whole.result() == long
     server.settled()
 
 
