@@ -95,6 +95,7 @@ class Server:
         *sets: str,
         words: tuple[str, ...] = (),
     ) -> None:
+        self.told = False
         self.scratch = folder / "tmp"
         self.scratch.mkdir(parents=True)
         self.out, self.err = folder / "stdout", folder / "stderr"
@@ -172,17 +173,22 @@ class Server:
         return device
 
     # --- ending ---------------------------------------------------------------------------------
+    def signal(self, number: int) -> None:
+        self.told = True
+        self.process.send_signal(number)
+
     def stop(self) -> int:
         """SIGTERM, and the exit code."""
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+            self.signal(signal.SIGTERM)
         return self.wait()
 
     def wait(self) -> int:
         return self.process.wait(PATIENCE)
 
     def close(self) -> None:
-        """End it in any case, and check that it left neither a process nor a folder."""
+        """End it in any case. It must have lived until told, and leaves no process and no folder."""
+        assert self.told or self.process.poll() is None, self.err.read_text()[-5000:]
         if hasattr(self, "http"):
             self.http.close()
         workers = children(self.process.pid)

@@ -20,7 +20,7 @@ def test_a_running_stream_is_finished_first(
             server, "tiny", "go on", 1500, stream_options={"include_usage": True}
         ) as answer:
             next(answer)
-            server.process.send_signal(signal.SIGTERM)
+            server.signal(signal.SIGTERM)
             until(lambda: not server.ready(), "/ready turning false")
             refused = server.http.post("/v1/completions", json={"model": "tiny", "prompt": "late"})
             assert refused.status_code == 503
@@ -43,7 +43,7 @@ def test_what_cannot_finish_in_time_is_told(
     with serve(tmp_path, home, {"tiny": tiny["tiny"]}, *sets) as server:
         with stream(server, "tiny", "go on", 8000) as answer:
             next(answer)
-            server.process.send_signal(signal.SIGTERM)
+            server.signal(signal.SIGTERM)
             rest = list(answer)
         assert rest[-1].kind == "error"
         assert rest[-1].data["error"]["code"] == "unavailable"
@@ -58,9 +58,9 @@ def test_a_second_signal_leaves_at_once(
     with serve(tmp_path, home, {"tiny": tiny["tiny"]}, *SMALL) as server:
         with stream(server, "tiny", "go on", 8000) as answer:
             next(answer)
-            server.process.send_signal(signal.SIGINT)
+            server.signal(signal.SIGINT)
             until(lambda: not server.ready(), "/ready turning false")
-            server.process.send_signal(signal.SIGINT)
+            server.signal(signal.SIGINT)
             rest = list(answer)
         assert rest[-1].kind == "error"
         assert server.wait() == 128 + signal.SIGINT
