@@ -187,7 +187,7 @@ class Server:
         return self.process.wait(PATIENCE)
 
     def close(self) -> None:
-        """End it in any case. It must have lived until told, and leaves no process and no folder."""
+        """End it. It must have lived until told, and leaves neither a process nor a folder."""
         assert self.told or self.process.poll() is None, self.err.read_text()[-5000:]
         if hasattr(self, "http"):
             self.http.close()

