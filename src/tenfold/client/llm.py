@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from tenfold.client.base import Reply, ask, collect
 from tenfold.client.inprocess import InProcessClient
+from tenfold.core.errors import ConfigError, Unavailable
 from tenfold.core.settings import DeviceSettings
 from tenfold.core.types import SamplingParams
 from tenfold.fleet.types import ChatPrompt, GenerateEvent, GenerateRequest, TextPrompt
@@ -49,6 +50,8 @@ class LLM:
 
     def __init__(self, models: str | Sequence[str], **device: Any) -> None:
         names = [models] if isinstance(models, str) else list(models)
+        if not names:
+            raise ConfigError("an LLM needs at least one model")
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="tenfold-llm", daemon=True
@@ -63,6 +66,9 @@ class LLM:
         self.model = self._run(self.client.models())[0]
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._closed:
+            work.close()
+            raise Unavailable("this LLM is closed; make a new one")
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
@@ -96,7 +102,8 @@ class LLM:
         **prompt: Any,
     ) -> list[RequestOutput]:
         """Answer one conversation, or several together."""
-        many: list[Any] = [messages] if isinstance(messages[0], dict) else list(messages)
+        single = bool(messages) and isinstance(messages[0], dict)
+        many: list[Any] = [messages] if single else list(messages)
         requests = [
             ask(model or self.model, ChatPrompt(one, **prompt), sampling_params, whole=True)
             for one in many
@@ -133,7 +140,8 @@ class LLM:
                 except StopAsyncIteration:
                     return
         finally:
-            self._run(_close(events))
+            if not self._closed:
+                self._run(_close(events))
 
     def embed(self, texts: str | Sequence[str], *, model: str | None = None) -> list[list[float]]:
         """One unit vector a text."""
@@ -143,9 +151,12 @@ class LLM:
     # --- life -----------------------------------------------------------------------------------
     def close(self) -> None:
         """Unload everything and end the thread; calling it twice is fine."""
-        if not self._closed:
-            self._closed = True
+        if self._closed:
+            return
+        try:
             self._run(self.client.close())
+        finally:
+            self._closed = True
             self._stop_loop()
 
     def _stop_loop(self) -> None:

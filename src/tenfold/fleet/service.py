@@ -384,6 +384,8 @@ class Service:
     ) -> EmbedResult:
         """Unit vectors, one a text, in order."""
         entry = self._open_to(model, "embed")
+        if not inputs:
+            return EmbedResult([], 0)
         with self._counted():
             ids = await entry.embed_ids(inputs)
             self._check_open()
