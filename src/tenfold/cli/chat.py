@@ -45,13 +45,15 @@ def chat(
     is put after it. In a conversation: /clear, /model NAME, /system TEXT, /exit.
     """
     from tenfold.cli.conversation import Conversation
+    from tenfold.cli.talk import ServerTalker
     from tenfold.core.types import SamplingParams
 
     asked = _with_pipe(prompt)
     talker = _talker(model, url, key, accept_licence)
     try:
         sampling = SamplingParams(temperature=temperature, max_tokens=max_tokens, seed=seed)
-        conversation = Conversation(talker, _served_name(model), system, sampling)
+        name = model if isinstance(talker, ServerTalker) else None  # here there is only one
+        conversation = Conversation(talker, _served_name(name), system, sampling)
         if asked is None:
             conversation.repl()
         else:
