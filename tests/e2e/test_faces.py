@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -15,7 +16,8 @@ from e2e.serving import PATIENCE, Server, environment, tenfold_run
 
 PYTHON_API = """
 import json, sys
-from tenfold import LLM, ContextTooLong, InvalidRequest, ModelNotFound, SamplingParams
+from tenfold import LLM, SamplingParams
+from tenfold import ConfigError, ContextTooLong, InvalidRequest, ModelNotFound, Unavailable
 from tenfold.fleet.types import Delta, Finished
 
 greedy = SamplingParams(max_tokens=12, temperature=0.0, ignore_eos=True)
@@ -28,17 +30,27 @@ with LLM(sys.argv[1:], memory_bytes=32 << 20, page_bytes=64 << 10, threads=1) as
     for event in llm.stream("the cat", SamplingParams(max_tokens=4000, ignore_eos=True)):
         break
     errors = []
+    try:
+        LLM([])
+    except ConfigError:
+        errors.append("ConfigError")
     for prompt, model in (([1] * 9000, None), ([], None), ([304], None), ("x", "nope")):
         try:
             llm.generate([prompt], greedy, model=model)
         except (ContextTooLong, InvalidRequest, ModelNotFound) as error:
             errors.append(type(error).__name__)
-    print(json.dumps({
-        "texts": texts, "by_ids": by_ids, "chat": chat.text, "stream": pieces,
+    nothing = [llm.generate([]), llm.chat([]), llm.embed([], model="embedder")]
+    said = {
+        "nothing": nothing, "texts": texts, "by_ids": by_ids, "chat": chat.text, "stream": pieces,
         "usage": [chat.reply.usage.prompt_tokens, chat.reply.usage.completion_tokens],
         "two": [choice.text for choice in two], "errors": errors,
         "vectors": llm.embed(["the cat", "on"], model="embedder"),
-    }))
+    }
+llm.close()
+try:
+    llm.generate("x")
+except Unavailable as error:
+    print(json.dumps(said | {"closed": error.message}))
 """
 
 
@@ -78,8 +90,11 @@ def test_the_python_api_answers_as_the_server_does(api: dict[str, Any], server: 
 
 
 def test_the_python_api_draws_and_refuses(api: dict[str, Any]) -> None:
+    assert api["nothing"] == [[], [], []]
     assert len(set(api["two"])) == 2
-    assert api["errors"] == ["ContextTooLong", "InvalidRequest", "InvalidRequest", "ModelNotFound"]
+    refusals = ["ContextTooLong", "InvalidRequest", "InvalidRequest", "ModelNotFound"]
+    assert api["errors"] == ["ConfigError", *refusals]
+    assert api["closed"] == "this LLM is closed; make a new one"
 
 
 def test_a_program_with_a_wrong_model_ends_with_a_named_error(home: Path, tmp_path: Path) -> None:
@@ -113,6 +128,20 @@ def test_chat(home: Path, server: Server) -> None:
     assert done.stdout.strip() == reply["choices"][0]["message"]["content"].strip()
     wrong = tenfold_run(home, "chat", "nope", "hi", "--url", server.url)
     assert wrong.returncode == 1 and "nope" in wrong.stderr and wrong.stderr.count("\n") == 1
+
+
+def test_chat_without_a_server(home: Path, tiny: Mapping[str, Path], server: Server) -> None:
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", 8000)) == 0:
+            pytest.skip("something answers on the default port")
+    done = tenfold_run(
+        home, "chat", str(tiny["tiny"]), "hi", "--temperature", "0", "--max-tokens", "12"
+    )
+    assert done.returncode == 0, done.stderr
+    served = tenfold_run(
+        home, "chat", "tiny", "hi", "--temperature", "0", "--max-tokens", "12", "--url", server.url
+    )
+    assert done.stdout == served.stdout != ""
 
 
 def test_ps(home: Path, server: Server) -> None:

@@ -164,7 +164,7 @@ def test_a_place_in_the_queue_is_given_up(server: Server) -> None:
 
 @pytest.mark.timeout(200)
 def test_200_clients_vanish_and_leave_nothing(server: Server) -> None:
-    haunted(server, 6)
+    haunted(server, 5)
 
 
 @pytest.mark.slow
