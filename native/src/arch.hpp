@@ -61,6 +61,7 @@ struct Arch {
 
   void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* y);
   void (*gated)(const float* gate, const float* up, bool gelu, int64_t n, float* y);
+  void (*softcap)(float* x, float cap, int64_t n);
   void (*rope)(float* x, const float* cos, const float* sin, int64_t half);
 
   // Softmax numerator, denominator and maximum of one span of positions, then their merging.

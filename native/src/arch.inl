@@ -15,8 +15,8 @@ namespace {
 #include "attention.inl"
 
 constexpr Arch make_arch(const char* name) {
-  return {name, Simd::tile_rows, linear,       rms_norm,     gated,
-          rope, attend_span,     attend_merge, attend_finish};
+  return {name,    Simd::tile_rows, linear,      rms_norm,     gated,
+          softcap, rope,            attend_span, attend_merge, attend_finish};
 }
 
 }  // namespace

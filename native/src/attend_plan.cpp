@@ -131,8 +131,7 @@ void Runtime::run_spans(const std::vector<Item>& items, int head_dim) {
   }
 }
 
-void Runtime::attention(const Attend& a) {
-  const auto lock = enter();
+void Runtime::run_attention(const Attend& a) {
   std::vector<Item> items;
   plan(a, items);
   if (items.empty()) return;

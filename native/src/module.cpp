@@ -52,15 +52,15 @@ Matrix matrix(int kind, Address w, int64_t bytes, int64_t rows, int64_t cols, Ad
 }
 
 void linear(Runtime& self, int kind, Address w, int64_t bytes, int64_t rows, int64_t cols, Address x,
-            int64_t tokens, int64_t x_row, Address bias, Address y) {
+            int64_t tokens, int64_t x_row, Address bias, Address y, int64_t y_row) {
   const Matrix weight = matrix(kind, w, bytes, rows, cols, bias);
   const Unlocked unlocked(tokens * rows * cols >= kLong);
-  self.linear(weight, at<float>(x), tokens, x_row, at<float>(y));
+  self.linear(weight, at<float>(x), tokens, x_row, at<float>(y), y_row);
 }
 
 void embed(Runtime& self, int kind, Address w, int64_t bytes, int64_t rows, int64_t cols, Address ids,
-           int64_t tokens, Address y) {
-  self.embed(matrix(kind, w, bytes, rows, cols, 0), at<int32_t>(ids), tokens, at<float>(y));
+           int64_t tokens, float scale, Address y) {
+  self.embed(matrix(kind, w, bytes, rows, cols, 0), at<int32_t>(ids), tokens, scale, at<float>(y));
 }
 
 void attention(Runtime& self, Address q, int64_t tokens, int64_t heads, int64_t head_dim, int64_t q_token,
@@ -94,6 +94,7 @@ NB_MODULE(_native, m) {
   nb::set_leak_warnings(false);  // a Kernels object may live until the process ends
   m.def("packed_bytes", packed_bytes);
   m.def("best_arch", [] { return choose_arch("")->name; });
+  nb::class_<Tape>(m, "Tape").def(nb::init<>()).def("__len__", &Tape::size);
   nb::class_<Runtime>(m, "Runtime")
       .def(nb::init<int, const char*>())
       .def_prop_ro("threads", &Runtime::threads)
@@ -111,6 +112,32 @@ NB_MODULE(_native, m) {
              self.rms_norm({at<float>(x), tokens, heads, token_stride, head_stride, n}, at<float>(weight),
                            eps, at<float>(y));
            })
+      .def("add_rms_norm",
+           [](Runtime& self, Address x, Address delta, Address delta_weight, Address weight, int64_t tokens,
+              int64_t n, float eps, Address y) {
+             self.add_rms_norm(at<float>(x), at<float>(delta), at<float>(delta_weight), at<float>(weight),
+                               tokens, n, eps, at<float>(y));
+           })
+      .def("softcap",
+           [](Runtime& self, Address x, int64_t count, float cap) { self.softcap(at<float>(x), count, cap); })
+      .def("gather",
+           [](Runtime& self, Address x, Address rows, int64_t count, int64_t total, int64_t n, Address y) {
+             self.gather(at<float>(x), at<int32_t>(rows), count, total, n, at<float>(y));
+           })
+      .def("slots",
+           [](Runtime& self, Address table, int64_t sequences, int64_t columns, int64_t table_stride,
+              int64_t tokens, int64_t block_tokens, Address starts, Address context, Address out) {
+             self.slots({at<int32_t>(table), sequences, columns, table_stride, tokens, block_tokens,
+                         at<int32_t>(starts), at<int32_t>(context)},
+                        at<int32_t>(out));
+           })
+      .def("record", [](Runtime& self, Tape& tape) { self.record(&tape); })
+      .def("stop", &Runtime::stop)
+      .def("replay", [](Runtime& self, const Tape& tape) {
+             const Unlocked unlocked(true);
+             self.replay(tape);
+           })
+      .def_prop_ro("seconds", &Runtime::seconds)
       .def("gated",
            [](Runtime& self, Address x, int64_t tokens, int64_t x_row, int64_t half, bool gelu, Address y) {
              const Unlocked unlocked(tokens * half * 16 >= kLong);

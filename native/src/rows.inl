@@ -47,6 +47,15 @@ void gated(const float* gate, const float* up, bool gelu, int64_t n, float* y) {
   }
 }
 
+// x := cap tanh(x / cap)
+void softcap(float* x, float cap, int64_t n) {
+  const Simd::F size = Simd::set(cap);
+  for (int64_t i = 0; i < n; i += 8) {
+    const int left = n - i < 8 ? static_cast<int>(n - i) : 8;
+    Simd::store_n(x + i, Simd::mul(tanh_lanes(Simd::div(Simd::load_n(x + i, left), size)), size), left);
+  }
+}
+
 void rope(float* x, const float* cos, const float* sin, int64_t half) {
   for (int64_t i = 0; i < half; i += 8) {
     const int n = half - i < 8 ? static_cast<int>(half - i) : 8;

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -74,12 +75,51 @@ void Runtime::pack(Kind kind, int64_t rows, int64_t cols, const uint8_t* raw, ui
   if (!finite) throw std::domain_error("the weights hold infinities or NaN");
 }
 
-void Runtime::linear(const Matrix& w, const float* x, int64_t tokens, int64_t x_row, float* y) {
+// Computes, and remembers the operation where a tape is running.
+template <class F>
+void Runtime::perform(const F& operation) {
   const auto lock = enter();
+  const auto began = std::chrono::steady_clock::now();
+  operation();
+  seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+  if (tape_) tape_->emplace_back(operation);
+}
+
+void Runtime::record(Tape* tape) {
+  const auto lock = enter();
+  if (tape_) throw std::logic_error("a tape is being recorded already");
+  tape_ = tape;
+}
+
+void Runtime::replay(const Tape& tape) {
+  const auto lock = enter();
+  if (tape_) throw std::logic_error("a tape cannot be replayed while one is recorded");
+  const auto began = std::chrono::steady_clock::now();
+  for (const auto& operation : tape) operation();
+  seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+}
+
+// row(i) for every i: shared among the threads where the work is worth it.
+template <class F>
+void Runtime::rows_of(int64_t rows, int64_t work, const F& row) {
+  if (work < kSmallWork) {
+    for (int64_t i = 0; i < rows; ++i) row(0, i);
+  } else {
+    pool().each(rows, row);
+  }
+}
+
+void Runtime::linear(const Matrix& w, const float* x, int64_t tokens, int64_t x_row, float* y,
+                     int64_t y_row) {
+  perform([=] { run_linear(w, x, tokens, x_row, y, y_row); });
+}
+
+void Runtime::run_linear(const Matrix& w, const float* x, int64_t tokens, int64_t x_row, float* y,
+                         int64_t y_row) {
   const int64_t passes = ceil_div(tokens, kRowBlock);
   for (int64_t i = 0, row = 0; i < passes; ++i) {
     const int64_t rows = tokens / passes + (i < tokens % passes);
-    matrix_rows(w, x + row * x_row, rows, x_row, y + row * w.rows);
+    matrix_rows(w, x + row * x_row, rows, x_row, y + row * y_row, y_row);
     row += rows;
   }
 }
@@ -105,7 +145,8 @@ const float* Runtime::interleave(const Matrix& w, const float* x, int64_t rows, 
   return a;
 }
 
-void Runtime::matrix_rows(const Matrix& w, const float* x, int64_t rows, int64_t x_row, float* y) {
+void Runtime::matrix_rows(const Matrix& w, const float* x, int64_t rows, int64_t x_row, float* y,
+                          int64_t y_row) {
   const float* a = interleave(w, x, rows, x_row);
   float* temporary = scratch(kLinearScratch);
   const int64_t panels = panel_count(w.rows), share = panels / (threads_ * 4);
@@ -115,97 +156,152 @@ void Runtime::matrix_rows(const Matrix& w, const float* x, int64_t rows, int64_t
                                                                 : least;
   pool().each(ceil_div(panels, each), [&](int worker, int64_t i) {
     const int64_t end = (i + 1) * each < panels ? (i + 1) * each : panels;
-    arch_->linear(w, a, rows, i * each, end, y, w.rows, temporary + worker * kLinearScratch);
+    arch_->linear(w, a, rows, i * each, end, y, y_row, temporary + worker * kLinearScratch);
   });
 }
 
-void Runtime::embed(const Matrix& w, const int32_t* ids, int64_t tokens, float* y) {
-  const auto lock = enter();
-  for (int64_t t = 0; t < tokens; ++t) {
-    if (ids[t] < 0 || ids[t] >= w.rows) {
-      throw std::invalid_argument("token id " + std::to_string(ids[t]) + " at place " + std::to_string(t) +
-                                  " is outside the table of " + std::to_string(w.rows) + " rows");
+void Runtime::embed(const Matrix& w, const int32_t* ids, int64_t tokens, float scale, float* y) {
+  perform([=] {
+    for (int64_t t = 0; t < tokens; ++t) {
+      if (ids[t] < 0 || ids[t] >= w.rows) {
+        throw std::invalid_argument("token id " + std::to_string(ids[t]) + " at place " +
+                                    std::to_string(t) + " is outside the table of " +
+                                    std::to_string(w.rows) + " rows");
+      }
     }
-  }
-  const auto row = [&](int, int64_t t) { unpack_row(w.kind, w.cols, w.data, ids[t], y + t * w.cols); };
-  if (tokens * w.cols < kSmallWork) {
-    for (int64_t t = 0; t < tokens; ++t) row(0, t);
-  } else {
-    pool().each(tokens, row);
-  }
+    rows_of(tokens, tokens * w.cols, [=](int, int64_t t) {
+      float* row = y + t * w.cols;
+      unpack_row(w.kind, w.cols, w.data, ids[t], row);
+      if (scale == 1.0f) return;
+      for (int64_t i = 0; i < w.cols; ++i) row[i] *= scale;
+    });
+  });
 }
 
 void Runtime::rms_norm(const Rows& x, const float* weight, float eps, float* y) {
-  const auto lock = enter();
-  const auto token = [&](int, int64_t t) {
-    for (int64_t h = 0; h < x.heads; ++h) {
-      arch_->rms_norm(x.data + t * x.token_stride + h * x.head_stride, weight, eps, x.n,
-                      y + (t * x.heads + h) * x.n);
-    }
-  };
-  if (x.tokens * x.heads * x.n < 2 * kSmallWork) {
-    for (int64_t t = 0; t < x.tokens; ++t) token(0, t);
-  } else {
-    pool().each(x.tokens, token);
-  }
+  perform([=] {
+    rows_of(x.tokens, x.tokens * x.heads * x.n / 2, [=](int, int64_t t) {
+      for (int64_t h = 0; h < x.heads; ++h) {
+        arch_->rms_norm(x.data + t * x.token_stride + h * x.head_stride, weight, eps, x.n,
+                        y + (t * x.heads + h) * x.n);
+      }
+    });
+  });
+}
+
+// x += delta, or the norm of delta where it has weights of its own; y = the norm of x. y may be delta.
+void Runtime::add_rms_norm(float* x, const float* delta, const float* delta_weight, const float* weight,
+                           int64_t tokens, int64_t n, float eps, float* y) {
+  perform([=] {
+    rows_of(tokens, tokens * n, [=](int, int64_t t) {
+      const float* add = delta + t * n;
+      if (delta_weight) {
+        arch_->rms_norm(add, delta_weight, eps, n, y + t * n);
+        add = y + t * n;
+      }
+      float* row = x + t * n;
+      for (int64_t i = 0; i < n; ++i) row[i] += add[i];
+      if (weight) arch_->rms_norm(row, weight, eps, n, y + t * n);
+    });
+  });
 }
 
 void Runtime::gated(const float* x, int64_t tokens, int64_t x_row, int64_t half, bool gelu, float* y) {
-  const auto lock = enter();
-  const auto token = [&](int, int64_t t) {
-    arch_->gated(x + t * x_row, x + t * x_row + half, gelu, half, y + t * half);
-  };
-  if (tokens * half < kSmallWork) {
-    for (int64_t t = 0; t < tokens; ++t) token(0, t);
-  } else {
-    pool().each(tokens, token);
-  }
+  perform([=] {
+    rows_of(tokens, tokens * half, [=](int, int64_t t) {
+      arch_->gated(x + t * x_row, x + t * x_row + half, gelu, half, y + t * half);
+    });
+  });
+}
+
+void Runtime::softcap(float* x, int64_t count, float cap) {
+  constexpr int64_t kPiece = 8192;
+  perform([=] {
+    rows_of(ceil_div(count, kPiece), count, [=](int, int64_t i) {
+      arch_->softcap(x + i * kPiece, cap, count - i * kPiece < kPiece ? count - i * kPiece : kPiece);
+    });
+  });
+}
+
+void Runtime::gather(const float* x, const int32_t* rows, int64_t count, int64_t total, int64_t n,
+                     float* y) {
+  perform([=] {
+    for (int64_t i = 0; i < count; ++i) {
+      if (rows[i] < 0 || rows[i] >= total) {
+        throw std::invalid_argument("row " + std::to_string(rows[i]) + " is outside the " +
+                                    std::to_string(total) + " rows there are");
+      }
+      std::memcpy(y + i * n, x + rows[i] * n, n * sizeof(float));
+    }
+  });
+}
+
+void Runtime::slots(const Slots& s, int32_t* out) {
+  perform([=] {
+    if (s.starts[0] != 0 || s.starts[s.sequences] != s.tokens) {
+      throw std::invalid_argument("starts must run from 0 to the number of tokens, " +
+                                  std::to_string(s.tokens));
+    }
+    for (int64_t i = 0; i < s.sequences; ++i) {
+      for (int64_t t = s.starts[i]; t < s.starts[i + 1]; ++t) {
+        const int64_t position = s.context[i] + t - s.starts[i], block = position / s.block_tokens;
+        if (position < 0 || block >= s.columns) {
+          throw std::invalid_argument("position " + std::to_string(position) + " of sequence " +
+                                      std::to_string(i) + " is outside its block table");
+        }
+        out[t] = static_cast<int32_t>(s.table[i * s.table_stride + block] * s.block_tokens +
+                                      position % s.block_tokens);
+      }
+    }
+  });
 }
 
 void Runtime::rope(const Rows& x, const int32_t* positions, const float* cos, const float* sin,
                    int64_t table) {
-  const auto lock = enter();
   const int64_t half = x.n / 2;
-  for (int64_t t = 0; t < x.tokens; ++t) {
-    if (positions[t] < 0 || positions[t] >= table) {
-      throw std::invalid_argument("position " + std::to_string(positions[t]) + " of token " +
-                                  std::to_string(t) + " is outside the rotation table of " +
-                                  std::to_string(table) + " positions");
+  perform([=] {
+    for (int64_t t = 0; t < x.tokens; ++t) {
+      if (positions[t] < 0 || positions[t] >= table) {
+        throw std::invalid_argument("position " + std::to_string(positions[t]) + " of token " +
+                                    std::to_string(t) + " is outside the rotation table of " +
+                                    std::to_string(table) + " positions");
+      }
     }
-  }
-  const auto token = [&](int, int64_t t) {
-    for (int64_t h = 0; h < x.heads; ++h) {
-      arch_->rope(x.data + t * x.token_stride + h * x.head_stride, cos + positions[t] * half,
-                  sin + positions[t] * half, half);
-    }
-  };
-  if (x.tokens * x.heads * x.n < 2 * kSmallWork) {
-    for (int64_t t = 0; t < x.tokens; ++t) token(0, t);
-  } else {
-    pool().each(x.tokens, token);
-  }
+    rows_of(x.tokens, x.tokens * x.heads * x.n / 2, [=](int, int64_t t) {
+      for (int64_t h = 0; h < x.heads; ++h) {
+        arch_->rope(x.data + t * x.token_stride + h * x.head_stride, cos + positions[t] * half,
+                    sin + positions[t] * half, half);
+      }
+    });
+  });
 }
 
 void Runtime::store_kv(const Rows& k, const Rows& v, const Cache& cache, int64_t layer,
                        const int32_t* slots) {
-  const auto lock = enter();
-  const int64_t room = cache.blocks * cache.block_tokens;
-  for (int64_t t = 0; t < k.tokens; ++t) {
-    if (slots[t] < 0 || slots[t] >= room) {
-      throw std::invalid_argument("slot " + std::to_string(slots[t]) + " of token " + std::to_string(t) +
-                                  " is outside the cache of " + std::to_string(room) + " slots");
+  perform([=] {
+    const int64_t room = cache.blocks * cache.block_tokens;
+    for (int64_t t = 0; t < k.tokens; ++t) {
+      if (slots[t] < 0 || slots[t] >= room) {
+        throw std::invalid_argument("slot " + std::to_string(slots[t]) + " of token " +
+                                    std::to_string(t) + " is outside the cache of " +
+                                    std::to_string(room) + " slots");
+      }
     }
-  }
-  for (int64_t t = 0; t < k.tokens; ++t) {
-    float* block = cache.data + slots[t] / cache.block_tokens * cache.block_stride +
-                   layer * cache.layer_stride + slots[t] % cache.block_tokens * cache.token_stride;
-    for (int64_t h = 0; h < k.heads; ++h) {
-      float* to = block + h * cache.head_stride;
-      std::memcpy(to, k.data + t * k.token_stride + h * k.head_stride, k.n * sizeof(float));
-      std::memcpy(to + cache.kv_stride, v.data + t * v.token_stride + h * v.head_stride,
-                  v.n * sizeof(float));
+    for (int64_t t = 0; t < k.tokens; ++t) {
+      float* block = cache.data + slots[t] / cache.block_tokens * cache.block_stride +
+                     layer * cache.layer_stride + slots[t] % cache.block_tokens * cache.token_stride;
+      for (int64_t h = 0; h < k.heads; ++h) {
+        float* to = block + h * cache.head_stride;
+        std::memcpy(to, k.data + t * k.token_stride + h * k.head_stride, k.n * sizeof(float));
+        std::memcpy(to + cache.kv_stride, v.data + t * v.token_stride + h * v.head_stride,
+                    v.n * sizeof(float));
+      }
     }
-  }
+  });
+}
+
+void Runtime::attention(const Attend& a) {
+  perform([=] { run_attention(a); });
 }
 
 }  // namespace tenfold

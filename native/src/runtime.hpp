@@ -7,6 +7,7 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -37,6 +38,13 @@ struct Cache {  // keys and values: (blocks, layers, 2, heads, block tokens, hea
   int64_t block_stride, layer_stride, kv_stride, head_stride, token_stride;
 };
 
+struct Slots {  // where the new tokens of each sequence go: block table and contexts as in Attend
+  const int32_t* table;
+  int64_t sequences, columns, table_stride, tokens, block_tokens;
+  const int32_t* starts;
+  const int32_t* context;
+};
+
 struct Attend {
   Rows q;
   Cache cache;
@@ -51,6 +59,10 @@ struct Attend {
   float* out;      // (T, H, D), dense
 };
 
+// Operations in the order they were recorded, each with the addresses it was given. What lies at those
+// addresses may change between replays, the addresses may not.
+using Tape = std::vector<std::function<void()>>;
+
 class Runtime {
  public:
   Runtime(int threads, const char* arch);
@@ -60,22 +72,40 @@ class Runtime {
   int threads() const { return threads_; }
 
   void pack(Kind kind, int64_t rows, int64_t cols, const uint8_t* raw, uint8_t* out);
-  void linear(const Matrix& w, const float* x, int64_t tokens, int64_t x_row, float* y);
-  void embed(const Matrix& w, const int32_t* ids, int64_t tokens, float* y);
+
+  // Each computes now and, between `record` and `stop`, is written on the tape as well.
+  void linear(const Matrix& w, const float* x, int64_t tokens, int64_t x_row, float* y, int64_t y_row);
+  void embed(const Matrix& w, const int32_t* ids, int64_t tokens, float scale, float* y);
   void rms_norm(const Rows& x, const float* weight, float eps, float* y);
+  void add_rms_norm(float* x, const float* delta, const float* delta_weight, const float* weight,
+                    int64_t tokens, int64_t n, float eps, float* y);
   void gated(const float* x, int64_t tokens, int64_t x_row, int64_t half, bool gelu, float* y);
+  void softcap(float* x, int64_t count, float cap);
+  void gather(const float* x, const int32_t* rows, int64_t count, int64_t total, int64_t n, float* y);
+  void slots(const Slots& s, int32_t* out);
   void rope(const Rows& x, const int32_t* positions, const float* cos, const float* sin, int64_t table);
   void store_kv(const Rows& k, const Rows& v, const Cache& cache, int64_t layer, const int32_t* slots);
   void attention(const Attend& a);
+
+  void record(Tape* tape);
+  void stop() { tape_ = nullptr; }
+  void replay(const Tape& tape);
+  double seconds() const { return seconds_; }  // spent inside operations since the beginning
 
  private:
   struct Item;  // a tile of attention with its sequence's span range
 
   std::unique_lock<std::mutex> enter();
+  template <class F>
+  void perform(const F& operation);
+  void run_linear(const Matrix& w, const float* x, int64_t tokens, int64_t x_row, float* y, int64_t y_row);
+  void run_attention(const Attend& a);
+  template <class F>
+  void rows_of(int64_t rows, int64_t work, const F& row);
   Pool& pool();
   float* scratch(int64_t floats_each);
   const float* interleave(const Matrix& w, const float* x, int64_t rows, int64_t x_row);
-  void matrix_rows(const Matrix& w, const float* x, int64_t rows, int64_t x_row, float* y);
+  void matrix_rows(const Matrix& w, const float* x, int64_t rows, int64_t x_row, float* y, int64_t y_row);
   void plan(const Attend& a, std::vector<Item>& items) const;
   void run_whole(const std::vector<Item>& items, int64_t rows, int head_dim);
   void run_spans(const std::vector<Item>& items, int head_dim);
@@ -86,6 +116,8 @@ class Runtime {
   pid_t owner_;
   std::unique_ptr<Pool> pool_;
   Buffer tiles_, scratch_, partials_;
+  Tape* tape_ = nullptr;
+  double seconds_ = 0;
 };
 
 }  // namespace tenfold

@@ -3,6 +3,10 @@
 def packed_bytes(kind: int, rows: int, cols: int) -> int: ...
 def best_arch() -> str: ...
 
+class Tape:
+    def __init__(self) -> None: ...
+    def __len__(self) -> int: ...
+
 class Runtime:
     def __init__(self, threads: int, arch: str) -> None: ...
     @property
@@ -22,6 +26,7 @@ class Runtime:
         x_row: int,
         bias: int,
         y: int,
+        y_row: int,
     ) -> None: ...
     def embed(
         self,
@@ -32,7 +37,38 @@ class Runtime:
         cols: int,
         ids: int,
         tokens: int,
+        scale: float,
         y: int,
+    ) -> None: ...
+    def record(self, tape: Tape) -> None: ...
+    def stop(self) -> None: ...
+    def replay(self, tape: Tape) -> None: ...
+    @property
+    def seconds(self) -> float: ...
+    def add_rms_norm(
+        self,
+        x: int,
+        delta: int,
+        delta_weight: int,
+        weight: int,
+        tokens: int,
+        n: int,
+        eps: float,
+        y: int,
+    ) -> None: ...
+    def gather(self, x: int, rows: int, count: int, total: int, n: int, y: int) -> None: ...
+    def softcap(self, x: int, count: int, cap: float) -> None: ...
+    def slots(
+        self,
+        table: int,
+        sequences: int,
+        columns: int,
+        table_stride: int,
+        tokens: int,
+        block_tokens: int,
+        starts: int,
+        context: int,
+        out: int,
     ) -> None: ...
     def rms_norm(
         self,

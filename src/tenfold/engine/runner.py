@@ -6,24 +6,19 @@ Shape letters as in ``models.batch``. Knows nothing of queues, clients or why th
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tenfold.core.types import EngineRequest, FinishReason, KVGroup
+from tenfold.core.types import EngineRequest, FinishReason
 from tenfold.engine.sampler_state import SamplerState, TokenMatcher
 from tenfold.engine.sampling import Sampler
 from tenfold.engine.sequence import Choice, Sequence, StepPlan
+from tenfold.engine.tapes import StepTapes
 from tenfold.kvcache.cache import KVCache
 from tenfold.models.batch import ForwardBatch
-
-
-class CausalModel(Protocol):
-    kv_groups: list[KVGroup]
-
-    def forward(self, batch: ForwardBatch) -> Tensor: ...
+from tenfold.models.decoder import Decoder
 
 
 class TorchRunner:
@@ -31,7 +26,7 @@ class TorchRunner:
 
     def __init__(
         self,
-        model: CausalModel,
+        model: Decoder,
         cache: KVCache,
         kv: list[Tensor],
         sampler: Sampler,
@@ -43,14 +38,19 @@ class TorchRunner:
         self.sampler = sampler
         self.new_state = new_state
         self.states: dict[str, SamplerState] = {}
+        self.tapes: StepTapes | None = None
+        if model.recordable and model.kernels.tape() is not None:
+            self.tapes = StepTapes(model, cache, kv, cache.block_tokens)
 
     def execute(self, plan: StepPlan) -> list[Choice]:
-        with torch.inference_mode():
-            logits = self.model.forward(self._batch(plan))
-        sampling = [piece.seq for piece in plan.slices if piece.samples]
-        if not sampling:
-            return []
-        return self._choose(logits, sampling)
+        tokens = sum(piece.count for piece in plan.slices)
+        with torch.inference_mode(), self.model.kernels.scope():
+            if self.tapes is not None and self.tapes.takes(plan.slices, tokens):
+                logits = self.tapes.logits(plan.slices, tokens)
+            else:
+                logits = self.model.forward(self._batch(plan))
+            sampling = [piece.seq for piece in plan.slices if piece.samples]
+            return self._choose(logits, sampling) if sampling else []
 
     def _batch(self, plan: StepPlan) -> ForwardBatch:
         slices = plan.slices

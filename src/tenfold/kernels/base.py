@@ -10,6 +10,7 @@ identical whatever the batch, chunking, prefix hits or preemption.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -31,6 +32,22 @@ class PackedWeight:
     cols: int
     layout: str
     data: Tensor
+
+
+class Tape(Protocol):
+    """A sequence of operations recorded once and run again, on the same addresses.
+
+    What lies at the addresses may change between runs (token ids, positions, block tables); shapes
+    and strides may not. Results are written where the recorded calls wrote them."""
+
+    def recording(self) -> AbstractContextManager[None]:
+        """Operations called inside are computed and written down. Each tape records once; the
+        results must come from an open ``Kernels.scope``, and stay in place as long as the tape."""
+        ...
+
+    def replay(self) -> None:
+        """Run it all again. Raises what the operations raise for ids and positions."""
+        ...
 
 
 class Kernels(Protocol):
@@ -66,16 +83,69 @@ class Kernels(Protocol):
         Raises ModelFileError for infinities or NaN, or rows that are no whole number of blocks."""
         ...
 
-    def linear(self, x_TI: Tensor, weight: PackedWeight, bias_O: Tensor | None = None) -> Tensor:
-        """x @ W^T (+ bias) -> (T, O)."""
+    def scope(self) -> AbstractContextManager[None]:
+        """Results made inside may be overwritten once it has ended; scopes nest. Results made in no
+        scope are tensors of their own."""
         ...
 
-    def embed(self, ids_T: Tensor, weight: PackedWeight) -> Tensor:
-        """Rows of a packed matrix, dequantised -> (T, I)."""
+    def tape(self) -> Tape | None:
+        """A fresh tape, or None where this column has no use for one."""
+        ...
+
+    def busy_seconds(self) -> float:
+        """Time spent inside operations since the beginning; 0 where it is not measured."""
+        ...
+
+    def empty(self, rows: int, cols: int) -> Tensor:
+        """An uninitialised result (rows, cols), float32."""
+        ...
+
+    def linear(
+        self,
+        x_TI: Tensor,
+        weight: PackedWeight,
+        bias_O: Tensor | None = None,
+        out_TO: Tensor | None = None,
+    ) -> Tensor:
+        """x @ W^T (+ bias) -> (T, O), into ``out`` (dense over O) where one is given."""
+        ...
+
+    def embed(self, ids_T: Tensor, weight: PackedWeight, scale: float = 1.0) -> Tensor:
+        """Rows of a packed matrix, dequantised and multiplied by ``scale`` -> (T, I)."""
+        ...
+
+    def gather(self, x_TI: Tensor, rows_L: Tensor) -> Tensor:
+        """The rows of ``x`` (dense) that are named -> (L, I)."""
+        ...
+
+    def softcap(self, x_TI: Tensor, cap: float) -> None:
+        """cap * tanh(x / cap), in place; ``x`` dense."""
+        ...
+
+    def slots(
+        self, table_SB: Tensor, starts_S1: Tensor, context_S: Tensor, tokens: int, block_tokens: int
+    ) -> Tensor:
+        """Where each of the ``tokens`` new tokens is kept -> (T,) int32 for ``store_kv``."""
         ...
 
     def rms_norm(self, x_TI: Tensor, weight_I: Tensor, eps: float) -> Tensor:
         """x / sqrt(mean(x^2) + eps) * weight over the last dimension (any leading ones)."""
+        ...
+
+    def add_rms_norm(
+        self,
+        x_TI: Tensor,
+        delta_TI: Tensor,
+        weight_I: Tensor,
+        eps: float,
+        *,
+        delta_weight_I: Tensor | None = None,
+        out_TI: Tensor | None = None,
+    ) -> Tensor:
+        """x += delta, in place; then rms_norm(x, weight) -> (T, I), into ``out`` if given.
+
+        ``delta_weight``: delta is normed with it before it is added (sandwich norms). ``x``,
+        ``delta`` and ``out`` are dense; ``out`` may be ``delta``."""
         ...
 
     def gated(self, gate_up_TI: Tensor, activation: Literal["silu", "gelu_tanh"]) -> Tensor:

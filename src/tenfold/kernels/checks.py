@@ -59,6 +59,19 @@ def _refuse_type(name: str, x: Tensor, wanted: str) -> NoReturn:
     )
 
 
+def dense(name: str, x: Tensor, shape: tuple[int, ...]) -> None:
+    """``x`` must be float32 on the CPU, contiguous, and of exactly this shape."""
+    if tuple(x.shape) != shape or not x.is_contiguous() or x.dtype is not torch.float32:
+        _refuse_type(name, x, f"float32 on the CPU, contiguous, of shape {shape}")
+
+
+def result(out_TO: Tensor, tokens: int, rows: int) -> None:
+    """``out`` must take (tokens, rows), dense over the last; rows may lie apart."""
+    floats("out", out_TO, 2)
+    if tuple(out_TO.shape) != (tokens, rows) or out_TO.stride()[1] != 1:
+        _refuse_type("out", out_TO, f"(T, O) = ({tokens}, {rows}), dense over O")
+
+
 def weight_matches(weight: PackedWeight, layout: str, cols: int | None = None) -> None:
     if weight.layout != layout:
         raise ShapeError(f"weight is packed as {weight.layout!r}; these kernels read {layout!r}")

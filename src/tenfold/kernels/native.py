@@ -6,6 +6,8 @@ block tables) by the extension. Weights are packed in panels of 32 outputs (nati
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -17,9 +19,36 @@ from tenfold.kernels import checks
 from tenfold.kernels.base import PackedWeight, WeightKind
 from tenfold.kernels.checks import ShapeError
 from tenfold.kernels.quant import raw_bytes
+from tenfold.kernels.scratch import Scratch
 
 if TYPE_CHECKING:
     from tenfold._native import Runtime
+
+
+class NativeTape:
+    """A recorded run of native operations (native/src/runtime.hpp)."""
+
+    def __init__(self, kernels: NativeKernels, runtime: Runtime, tape: Any) -> None:
+        self._kernels = kernels
+        self._runtime = runtime
+        self._tape = tape
+        self._kept: list[Tensor] = []
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        self._runtime.record(self._tape)
+        self._kernels.kept = self._kept
+        try:
+            yield
+        finally:
+            self._kernels.kept = None
+            self._runtime.stop()
+
+    def replay(self) -> None:
+        try:
+            self._runtime.replay(self._tape)
+        except ValueError as exc:
+            _refuse(exc)
 
 
 class NativeKernels:
@@ -41,6 +70,9 @@ class NativeKernels:
         self._arch = self._runtime.arch
         kinds = ("f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q8_0", "q4_k", "q6_k")
         self._codes: dict[str, int] = {kind: code for code, kind in enumerate(kinds)}
+        self._scratch = Scratch()
+        self.kept: list[Tensor] | None = None
+        """While a tape records: what must live as long as the tape."""
 
     @property
     def threads(self) -> int:
@@ -53,6 +85,32 @@ class NativeKernels:
     def close(self) -> None:
         self._runtime = _Closed()  # type: ignore[assignment]  # the old one ends its threads
 
+    def scope(self) -> AbstractContextManager[None]:
+        return self._scratch.scope()
+
+    def tape(self) -> NativeTape:
+        return NativeTape(self, self._runtime, self._extension.Tape())
+
+    def busy_seconds(self) -> float:
+        return float(self._runtime.seconds)
+
+    def empty(self, rows: int, cols: int) -> Tensor:
+        if self._scratch.active:
+            return self._scratch.take(rows, cols)
+        return torch.empty(rows, cols, dtype=torch.float32, device="cpu")
+
+    def _dense(self, x: Tensor) -> Tensor:
+        """``x`` contiguous over its last dimension. A copy would be lost on a tape."""
+        if x.stride()[-1] == 1:
+            return x
+        if self.kept is not None:
+            raise ShapeError("an operation that needs a copy of its input cannot be recorded")
+        return x.contiguous()
+
+    def _keep(self, *tensors: Tensor) -> None:
+        if self.kept is not None:
+            self.kept += tensors
+
     def packed_bytes(self, kind: WeightKind, rows: int, cols: int) -> int:
         raw_bytes(kind, rows, cols)
         return int(self._extension.packed_bytes(self._codes[kind], rows, cols))
@@ -64,7 +122,13 @@ class NativeKernels:
         except ValueError as exc:
             raise ModelFileError(f"a {kind} matrix {rows} x {cols}: {exc}") from exc
 
-    def linear(self, x_TI: Tensor, weight: PackedWeight, bias_O: Tensor | None = None) -> Tensor:
+    def linear(
+        self,
+        x_TI: Tensor,
+        weight: PackedWeight,
+        bias_O: Tensor | None = None,
+        out_TO: Tensor | None = None,
+    ) -> Tensor:
         checks.floats("x", x_TI, 2)
         tokens, cols = x_TI.shape
         rows = weight.rows
@@ -72,32 +136,36 @@ class NativeKernels:
             checks.weight_matches(weight, self.layout, cols)
         stride, inner = x_TI.stride()
         if inner != 1:
-            x_TI, stride = x_TI.contiguous(), cols
+            x_TI, stride = self._dense(x_TI), cols
         bias = 0
         if bias_O is not None:
             bias_O = checks.vector("bias", bias_O, rows)
             bias = bias_O.data_ptr()
-        y_TO = x_TI.new_empty(tokens, rows)
+        if out_TO is None:
+            y_TO = self.empty(tokens, rows)
+        else:
+            checks.result(out_TO, tokens, rows)
+            y_TO = out_TO
         data = weight.data
         try:
             self._runtime.linear(
                 self._codes[weight.kind], data.data_ptr(), data.nbytes, rows, cols,
-                x_TI.data_ptr(), tokens, stride, bias, y_TO.data_ptr(),
+                x_TI.data_ptr(), tokens, stride, bias, y_TO.data_ptr(), y_TO.stride()[0],
             )  # fmt: skip
         except ValueError as exc:
             _refuse(exc)
         return y_TO
 
-    def embed(self, ids_T: Tensor, weight: PackedWeight) -> Tensor:
+    def embed(self, ids_T: Tensor, weight: PackedWeight, scale: float = 1.0) -> Tensor:
         checks.weight_matches(weight, self.layout)
         ids = checks.indices("ids", ids_T, -1)
         tokens = ids.numel()
-        y_TI = torch.empty(tokens, weight.cols, dtype=torch.float32, device="cpu")
+        y_TI = self.empty(tokens, weight.cols)
         data = weight.data
         try:
             self._runtime.embed(
                 self._codes[weight.kind], data.data_ptr(), data.nbytes, weight.rows, weight.cols,
-                ids.data_ptr(), tokens, y_TI.data_ptr(),
+                ids.data_ptr(), tokens, scale, y_TI.data_ptr(),
             )  # fmt: skip
         except ValueError as exc:
             _refuse(exc)
@@ -111,19 +179,80 @@ class NativeKernels:
             flat = x_TI.reshape(-1, shape[-1]).contiguous()
             return self.rms_norm(flat, weight, eps).view(shape)
         tokens, heads, n = shape if len(shape) == 3 else (shape[0], 1, shape[1])
-        y_TI = x_TI.new_empty(*shape)
+        y_TI = self.empty(tokens * heads, n).view(shape)
         self._runtime.rms_norm(
             x_TI.data_ptr(), tokens, heads, n, strides[0], strides[-2],
             weight.data_ptr(), eps, y_TI.data_ptr(),
         )  # fmt: skip
         return y_TI
 
+    def add_rms_norm(
+        self,
+        x_TI: Tensor,
+        delta_TI: Tensor,
+        weight_I: Tensor,
+        eps: float,
+        *,
+        delta_weight_I: Tensor | None = None,
+        out_TI: Tensor | None = None,
+    ) -> Tensor:
+        checks.floats("x", x_TI, 2)
+        tokens, n = x_TI.shape
+        y_TI = self.empty(tokens, n) if out_TI is None else out_TI
+        for name, tensor in (("x", x_TI), ("delta", delta_TI), ("out", y_TI)):
+            checks.dense(name, tensor, (tokens, n))
+        weight = checks.vector("weight", weight_I, n)
+        other = 0
+        if delta_weight_I is not None:
+            other = checks.vector("delta_weight", delta_weight_I, n).data_ptr()
+        self._runtime.add_rms_norm(
+            x_TI.data_ptr(), delta_TI.data_ptr(), other, weight.data_ptr(),
+            tokens, n, eps, y_TI.data_ptr(),
+        )  # fmt: skip
+        return y_TI
+
+    def gather(self, x_TI: Tensor, rows_L: Tensor) -> Tensor:
+        checks.floats("x", x_TI, 2)
+        total, n = x_TI.shape
+        checks.dense("x", x_TI, (total, n))
+        rows = checks.indices("rows", rows_L, -1)
+        y_LI = self.empty(rows.numel(), n)
+        try:
+            self._runtime.gather(
+                x_TI.data_ptr(), rows.data_ptr(), rows.numel(), total, n, y_LI.data_ptr()
+            )
+        except ValueError as exc:
+            _refuse(exc)
+        return y_LI
+
+    def softcap(self, x_TI: Tensor, cap: float) -> None:
+        checks.floats("x", x_TI, 2)
+        checks.dense("x", x_TI, tuple(x_TI.shape))
+        self._runtime.softcap(x_TI.data_ptr(), x_TI.numel(), cap)
+
+    def slots(
+        self, table_SB: Tensor, starts_S1: Tensor, context_S: Tensor, tokens: int, block_tokens: int
+    ) -> Tensor:
+        table = self._dense(checks.block_table(table_SB))
+        sequences, columns = table.shape
+        starts = checks.indices("starts", starts_S1, sequences + 1)
+        context = checks.indices("context", context_S, sequences)
+        slots_T = self.empty(1, tokens).view(tokens).view(torch.int32)
+        try:
+            self._runtime.slots(
+                table.data_ptr(), sequences, columns, table.stride()[0], tokens, block_tokens,
+                starts.data_ptr(), context.data_ptr(), slots_T.data_ptr(),
+            )  # fmt: skip
+        except ValueError as exc:
+            _refuse(exc)
+        return slots_T
+
     def gated(self, gate_up_TI: Tensor, activation: Literal["silu", "gelu_tanh"]) -> Tensor:
         checks.floats("gate_up", gate_up_TI, 2)
         checks.gated(gate_up_TI, activation)
-        x_TI = checks.dense_rows(gate_up_TI)
+        x_TI = self._dense(gate_up_TI)
         tokens, width = x_TI.shape
-        y_TI = x_TI.new_empty(tokens, width // 2)
+        y_TI = self.empty(tokens, width // 2)
         self._runtime.gated(
             x_TI.data_ptr(), tokens, x_TI.stride()[0], width // 2,
             activation == "gelu_tanh", y_TI.data_ptr(),
@@ -138,6 +267,7 @@ class NativeKernels:
             raise ShapeError("x is rotated in place and must be dense over the head dim")
         positions = checks.indices("positions", positions_T, tokens)
         cos, sin = cos_PD.contiguous(), sin_PD.contiguous()
+        self._keep(cos, sin)
         table = cos.shape[0]
         try:
             self._runtime.rope(
@@ -153,7 +283,7 @@ class NativeKernels:
         checks.store(k_TKD, v_TKD, cache, layer)
         tokens, heads, dim = k_TKD.shape
         slots = checks.indices("slots", slots_T, tokens)
-        k, v = checks.dense_rows(k_TKD), checks.dense_rows(v_TKD)
+        k, v = self._dense(k_TKD), self._dense(v_TKD)
         blocks, _, _, _, block_tokens, _ = cache.shape
         block_stride, layer_stride, kv_stride, head_stride, token_stride, _ = cache.stride()
         k_token, k_head, _ = k.stride()
@@ -182,15 +312,15 @@ class NativeKernels:
         softcap: float | None = None,
     ) -> Tensor:
         checks.attention(q_THD, cache, layer, window, softcap)
-        q = checks.dense_rows(q_THD)
+        q = self._dense(q_THD)
         tokens, heads, dim = q.shape
-        table = checks.block_table(table_SB)
+        table = self._dense(checks.block_table(table_SB))
         sequences, columns = table.shape
         starts = checks.indices("starts", starts_S1, sequences + 1)
         context = checks.indices("context", context_S, sequences)
         blocks, _, _, kv_heads, block_tokens, _ = cache.shape
         block_stride, layer_stride, kv_stride, head_stride, token_stride, _ = cache.stride()
-        out_THD = q.new_empty(tokens, heads, dim)
+        out_THD = self.empty(tokens, heads * dim).view(tokens, heads, dim)
         q_token, q_head, _ = q.stride()
         try:
             self._runtime.attention(

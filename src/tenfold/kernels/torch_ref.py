@@ -8,6 +8,7 @@ Shape letters as in base.py; G query heads of one key/value head, P positions of
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -64,12 +65,32 @@ class TorchKernels:
             wide = part.double()
             to[first:last] = exact.on_grid(wide, exact.exponent_of(wide, 1), _weight_bits(cols))
 
-    def linear(self, x_TI: Tensor, weight: PackedWeight, bias_O: Tensor | None = None) -> Tensor:
+    def scope(self) -> AbstractContextManager[None]:
+        """Results are always tensors of their own here."""
+        return nullcontext()
+
+    def tape(self) -> None:
+        return None
+
+    def busy_seconds(self) -> float:
+        return 0.0
+
+    def empty(self, rows: int, cols: int) -> Tensor:
+        return torch.empty(rows, cols, dtype=torch.float32, device="cpu")
+
+    def linear(
+        self,
+        x_TI: Tensor,
+        weight: PackedWeight,
+        bias_O: Tensor | None = None,
+        out_TO: Tensor | None = None,
+    ) -> Tensor:
         checks.floats("x", x_TI, 2)
         checks.weight_matches(weight, self.layout, x_TI.shape[1])
         tokens, cols = x_TI.shape
         bias = None if bias_O is None else checks.vector("bias", bias_O, weight.rows).double()
-        y_TO = x_TI.new_empty(tokens, weight.rows)
+        y_TO = self.empty(tokens, weight.rows) if out_TO is None else out_TO
+        checks.result(y_TO, tokens, weight.rows)
         if tokens == 0:
             return y_TO
         bits = exact.MANTISSA - exact.count_bits(cols) - _weight_bits(cols)
@@ -84,11 +105,37 @@ class TorchKernels:
             y_TO[:, first : first + step] = sums
         return y_TO
 
-    def embed(self, ids_T: Tensor, weight: PackedWeight) -> Tensor:
+    def embed(self, ids_T: Tensor, weight: PackedWeight, scale: float = 1.0) -> Tensor:
         checks.weight_matches(weight, self.layout)
         ids = checks.indices("ids", ids_T, -1)
         _within("token id", ids, weight.rows)
-        return _dense(weight)[ids.long()]
+        rows_TI = _dense(weight)[ids.long()]
+        return rows_TI if scale == 1.0 else rows_TI * scale
+
+    def gather(self, x_TI: Tensor, rows_L: Tensor) -> Tensor:
+        checks.dense("x", x_TI, tuple(x_TI.shape))
+        rows = checks.indices("rows", rows_L, -1)
+        _within("row", rows, x_TI.shape[0])
+        return x_TI[rows.long()]
+
+    def softcap(self, x_TI: Tensor, cap: float) -> None:
+        checks.dense("x", x_TI, tuple(x_TI.shape))
+        x_TI.copy_(exact.tanh(x_TI.double() / cap) * cap)
+
+    def slots(
+        self, table_SB: Tensor, starts_S1: Tensor, context_S: Tensor, tokens: int, block_tokens: int
+    ) -> Tensor:
+        table = checks.block_table(table_SB)
+        starts = checks.indices("starts", starts_S1, table.shape[0] + 1).long()
+        if int(starts[0]) or int(starts[-1]) != tokens:
+            raise ShapeError(f"starts must run from 0 to {tokens}, not {starts.tolist()}")
+        counts = starts.diff()
+        sequence = torch.repeat_interleave(counts)
+        first = torch.repeat_interleave(starts[:-1], counts)
+        position = context_S.long()[sequence] + torch.arange(tokens) - first
+        _within("block of a position", position // block_tokens, table.shape[1])
+        blocks = table[sequence, position // block_tokens].long()
+        return (blocks * block_tokens + position % block_tokens).int()
 
     def rms_norm(self, x_TI: Tensor, weight_I: Tensor, eps: float) -> Tensor:
         checks.floats("x", x_TI, x_TI.dim())
@@ -98,6 +145,24 @@ class TorchKernels:
         bits = exact.MANTISSA - exact.count_bits(x.shape[-1])
         total = exact.on_grid(squares, exact.exponent_of(squares, -1), bits).sum(-1, keepdim=True)
         return (x / torch.sqrt(total / x.shape[-1] + eps) * weight).float()
+
+    def add_rms_norm(
+        self,
+        x_TI: Tensor,
+        delta_TI: Tensor,
+        weight_I: Tensor,
+        eps: float,
+        *,
+        delta_weight_I: Tensor | None = None,
+        out_TI: Tensor | None = None,
+    ) -> Tensor:
+        for name, tensor in (("x", x_TI), ("delta", delta_TI)):
+            checks.dense(name, tensor, tuple(x_TI.shape))
+        if delta_weight_I is not None:
+            delta_TI = self.rms_norm(delta_TI, delta_weight_I, eps)
+        x_TI += delta_TI
+        normed_TI = self.rms_norm(x_TI, weight_I, eps)
+        return normed_TI if out_TI is None else out_TI.copy_(normed_TI)
 
     def gated(self, gate_up_TI: Tensor, activation: Literal["silu", "gelu_tanh"]) -> Tensor:
         checks.floats("gate_up", gate_up_TI, 2)

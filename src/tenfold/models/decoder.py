@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
-import torch
 from torch import Tensor
 
 from tenfold.core.errors import ConfigError
 from tenfold.kernels.base import Kernels
 from tenfold.models.batch import ForwardBatch, Rank
-from tenfold.models.elementwise import blockwise
 from tenfold.models.layers import GatedMlp, Linear
 from tenfold.models.moe import Mixture
 from tenfold.models.packing import Weights
@@ -107,11 +106,15 @@ class Attention:
             window=self._window,
             softcap=self._softcap,
         )
-        return self._o(out_THD.reshape(tokens, heads * self._head_dim))
+        return self._o(out_THD.view(tokens, heads * self._head_dim))
 
 
 class Layer:
-    """Attention and MLP, each normed before (and, with sandwich norms, after) and added."""
+    """Attention and MLP of one layer, and the norms before and (sandwich norms) after each.
+
+    What a part computes is added to the residual by the norm that follows it, in one operation;
+    ``feed`` therefore takes the norm that comes after this layer.
+    """
 
     def __init__(
         self,
@@ -123,36 +126,31 @@ class Layer:
         index: int,
     ) -> None:
         at = f"layers.{layer}."
-        self._norm = kernels.rms_norm
+        self._kernels = kernels
         self._eps = spec.norm_eps
-        self._attn_norm = weights.vector(f"{at}attn_norm")
+        self.norm = weights.vector(f"{at}attn_norm")
         self._ffn_norm = weights.vector(f"{at}ffn_norm")
         sandwich = spec.sandwich_norms
         self._post_attn_norm = weights.vector(f"{at}post_attn_norm") if sandwich else None
         self._post_ffn_norm = weights.vector(f"{at}post_ffn_norm") if sandwich else None
-        self._attention = Attention(spec, layer, weights, kernels, group, index)
+        self.attend = Attention(spec, layer, weights, kernels, group, index)
         build = _mixture if layer in spec.moe_layers else _dense
         self._mlp = build(spec, at, weights, kernels)
 
-    def attend(self, x_TI: Tensor, step: Step) -> Tensor:
-        """Adds the attention's output to ``x_TI`` in place and gives it back."""
-        out = self._attention(self._norm(x_TI, self._attn_norm, self._eps), step)
-        if self._post_attn_norm is not None:
-            out = self._norm(out, self._post_attn_norm, self._eps)
-        return x_TI.add_(out)
-
-    def feed(self, x_TI: Tensor) -> Tensor:
-        """Adds the MLP's output to ``x_TI`` in place and gives it back."""
-        out = self._mlp(self._norm(x_TI, self._ffn_norm, self._eps))
-        if self._post_ffn_norm is not None:
-            out = self._norm(out, self._post_ffn_norm, self._eps)
-        return x_TI.add_(out)
+    def feed(self, x_TI: Tensor, attended_TI: Tensor, next_norm_I: Tensor, out_TI: Tensor) -> None:
+        """Add ``attended`` and then the MLP's output to ``x``, in place; its next norm to ``out``."""
+        add, eps = self._kernels.add_rms_norm, self._eps
+        normed = add(x_TI, attended_TI, self._ffn_norm, eps, delta_weight_I=self._post_attn_norm)
+        fed = self._mlp(normed)
+        add(x_TI, fed, next_norm_I, eps, delta_weight_I=self._post_ffn_norm, out_TI=out_TI)
 
 
 class Decoder:
     """A loaded model. ``forward`` may be called by one thread at a time.
 
     ``rank`` says which part of the model this process holds; only a group of one runs so far.
+    ``recordable``: a pass consists of kernel operations alone, whatever the data (a mixture routes
+    tokens by their values), so that it may be written on a ``Tape``.
     """
 
     def __init__(
@@ -165,7 +163,8 @@ class Decoder:
                 f"a model over {self.rank.size} ranks cannot run yet; give the instance one device"
             )
         self.kv_groups = spec.kv_groups(self.rank.size)
-        self._kernels = kernels
+        self.kernels = kernels
+        self.recordable = not spec.moe_layers
         (self._embed,) = weights.matrices("embed")
         self._final_norm = weights.vector("final_norm")
         self._head = Linear(kernels, weights.matrices("embed" if spec.tied else "head"))
@@ -189,37 +188,44 @@ class Decoder:
 
         A token's logits do not depend on the other sequences, nor on how its sequence was cut into
         steps (in exact mode)."""
-        spec, kernels = self.spec, self._kernels
+        spec, kernels = self.spec, self.kernels
+        scope, layers = kernels.scope, self._layers
+        x = kernels.embed(batch.tokens_T, self._embed, spec.embedding_scale)
+        normed = kernels.rms_norm(x, layers[0].norm, spec.norm_eps)
         step = self._step(batch)
-        x = kernels.embed(batch.tokens_T, self._embed)
-        if spec.embedding_scale != 1.0:
-            x = x * spec.embedding_scale
-        for layer in self._layers[:-1]:
-            x = layer.feed(layer.attend(x, step))
-        last = self._layers[-1]
-        # Only the rows whose logits are wanted need what follows the last attention.
-        x = last.attend(x, step)[batch.logit_rows_L]
-        if not len(x):
-            return x.new_empty(0, spec.vocab)
-        x = last.feed(x)
-        logits = self._head(kernels.rms_norm(x, self._final_norm, spec.norm_eps))
+        for layer, following in pairwise(layers):
+            with scope():
+                layer.feed(x, layer.attend(normed, step), following.norm, normed)
+        last, rows = layers[-1], batch.logit_rows_L
+        attended = last.attend(normed, step)
+        if rows is not None:  # only these rows need what follows the last attention
+            if not len(rows):
+                return x.new_empty(0, spec.vocab)
+            x, attended = kernels.gather(x, rows), kernels.gather(attended, rows)
+            normed = kernels.empty(*x.shape)
+        with scope():
+            last.feed(x, attended, self._final_norm, normed)
+        logits = self._head(normed)
         if spec.logit_softcap is not None:
-            logits = blockwise(torch.tanh, logits / spec.logit_softcap) * spec.logit_softcap
+            kernels.softcap(logits, spec.logit_softcap)
         return logits
 
+    def prepare(self, positions: int) -> None:
+        """Make the rotation tables long enough; recorded steps must not outgrow them."""
+        for rope in self._ropes:
+            rope.ensure(positions - 1)
+
     def _step(self, batch: ForwardBatch) -> Step:
-        positions = batch.positions_T
-        longest = int(positions.max())
-        counts = batch.starts_S1.diff()
-        sequence_T = torch.repeat_interleave(counts)
+        tokens = len(batch.tokens_T)
         groups = []
         for cache, table, rope in zip(batch.kv, batch.tables, self._ropes, strict=True):
-            rope.ensure(longest)
             block_tokens = cache.shape[4]
-            blocks_T = table[sequence_T, positions // block_tokens]
-            slots = blocks_T * block_tokens + positions % block_tokens
+            rope.ensure(table.shape[1] * block_tokens - 1)
+            slots = self.kernels.slots(
+                table, batch.starts_S1, batch.context_S, tokens, block_tokens
+            )
             groups.append(GroupStep(cache, table, slots, rope.cos, rope.sin))
-        return Step(positions, batch.starts_S1, batch.context_S, groups)
+        return Step(batch.positions_T, batch.starts_S1, batch.context_S, groups)
 
 
 Mlp = Callable[[Tensor], Tensor]

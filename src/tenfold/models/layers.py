@@ -6,9 +6,9 @@ sequences or caches.
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from tenfold.kernels.base import Kernels, PackedWeight
@@ -17,23 +17,28 @@ from tenfold.kernels.base import Kernels, PackedWeight
 class Linear:
     """x @ W^T (+ bias), where W may be several matrices one below the other: (T, I) -> (T, O)."""
 
-    __slots__ = ("_bias", "_linear", "_runs", "_weight")
+    __slots__ = ("_kernels", "_runs", "_width")
 
     def __init__(
         self, kernels: Kernels, matrices: list[PackedWeight], bias_O: Tensor | None = None
     ) -> None:
-        self._linear = kernels.linear
-        self._weight = matrices[0] if len(matrices) == 1 else None
-        self._bias = bias_O
-        biases: list[Tensor | None] = [None] * len(matrices)
-        if bias_O is not None:
-            biases = list(torch.split(bias_O, [matrix.rows for matrix in matrices]))
-        self._runs = list(zip(matrices, biases, strict=True))
+        self._kernels = kernels
+        ends = list(accumulate(matrix.rows for matrix in matrices))
+        self._width = ends[-1]
+        self._runs = [
+            (matrix, None if bias_O is None else bias_O[end - matrix.rows : end], end)
+            for matrix, end in zip(matrices, ends, strict=True)
+        ]
 
     def __call__(self, x_TI: Tensor) -> Tensor:
-        if self._weight is not None:
-            return self._linear(x_TI, self._weight, self._bias)
-        return torch.cat([self._linear(x_TI, weight, bias) for weight, bias in self._runs], dim=-1)
+        linear = self._kernels.linear
+        if len(self._runs) == 1:
+            weight, bias, _ = self._runs[0]
+            return linear(x_TI, weight, bias)
+        out_TO = self._kernels.empty(len(x_TI), self._width)
+        for weight, bias, end in self._runs:
+            linear(x_TI, weight, bias, out_TO[:, end - weight.rows : end])
+        return out_TO
 
 
 class GatedMlp:

@@ -1,0 +1,117 @@
+"""Decode steps recorded once per batch shape and replayed: the CPU's counterpart of a CUDA graph.
+
+A step in which every token's logits are wanted does the same operations on the same addresses as any
+other of its shape: only token ids, positions and block tables differ. Those are written into fixed
+buffers, and the recorded run of native operations does the rest in one call. Shape letters as in
+``models.batch``. Knows nothing of sampling.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tenfold.engine.sequence import Slice
+from tenfold.kernels.base import Tape
+from tenfold.kvcache.cache import KVCache
+from tenfold.models.batch import ForwardBatch
+from tenfold.models.decoder import Decoder
+
+MOST_TOKENS = 128
+"""Larger steps are long enough for the calls between operations not to matter."""
+MOST_TAPES = 192
+FIRST_BLOCKS = 64
+
+
+@dataclass(slots=True)
+class _Recorded:
+    tape: Tape
+    batch: ForwardBatch
+    logits: Tensor
+
+
+class StepTapes:
+    """Recorded steps of one model. Belongs to the engine's thread.
+
+    ``logits`` must be called inside an open ``Kernels.scope``; what it returns is valid until that
+    scope ends.
+    """
+
+    def __init__(self, model: Decoder, cache: KVCache, kv: list[Tensor], block_tokens: int) -> None:
+        self._model = model
+        self._cache = cache
+        self._kv = kv
+        self._block_tokens = block_tokens
+        self._columns = 0
+        self._recorded: OrderedDict[tuple[int, int], _Recorded] = OrderedDict()
+        self._tokens = torch.zeros(MOST_TOKENS, dtype=torch.int32)
+        self._positions = torch.zeros(MOST_TOKENS, dtype=torch.int32)
+        self._starts = torch.zeros(MOST_TOKENS + 1, dtype=torch.int32)
+        self._context = torch.zeros(MOST_TOKENS, dtype=torch.int32)
+        self._tables: list[Tensor] = []
+
+    def takes(self, slices: list[Slice], tokens: int) -> bool:
+        """Whether a step of these slices is recorded: a small one that wants all its logits."""
+        return tokens <= MOST_TOKENS and all(p.seq.decoding and p.samples for p in slices)
+
+    def logits(self, slices: list[Slice], tokens: int) -> Tensor:
+        """Logits of every token of the slices -> (T, vocabulary)."""
+        self._fill(slices)
+        shape = (len(slices), tokens)
+        found = self._recorded.get(shape)
+        if found is None:
+            return self._record(shape).logits
+        self._recorded.move_to_end(shape)
+        found.tape.replay()
+        return found.logits
+
+    def _fill(self, slices: list[Slice]) -> None:
+        longest = max(piece.start + piece.count for piece in slices)
+        self._ensure(-(-longest // self._block_tokens))
+        tokens, positions = self._tokens.numpy(), self._positions.numpy()
+        starts, context = self._starts.numpy(), self._context.numpy()
+        tables = [table.numpy() for table in self._tables]
+        at = 0
+        for row, piece in enumerate(slices):
+            seq, end = piece.seq, at + piece.count
+            assert seq.kv is not None
+            tokens[at:end] = seq.tokens.view(piece.start, piece.start + piece.count)
+            positions[at:end] = range(piece.start, piece.start + piece.count)
+            context[row] = piece.start
+            starts[row + 1] = at = end
+            for group, table in enumerate(tables):
+                blocks = self._cache.table(seq.kv, group)
+                table[row, : len(blocks)] = blocks
+
+    def _ensure(self, blocks: int) -> None:
+        """Room for sequences of so many blocks. Longer tables mean that steps are recorded anew."""
+        if blocks <= self._columns:
+            return
+        self._columns = max(FIRST_BLOCKS, 1 << (blocks - 1).bit_length())
+        self._recorded.clear()
+        self._tables = [
+            torch.full((MOST_TOKENS, self._columns), -1, dtype=torch.int32) for _ in self._kv
+        ]
+
+    def _record(self, shape: tuple[int, int]) -> _Recorded:
+        sequences, tokens = shape
+        batch = ForwardBatch(
+            tokens_T=self._tokens[:tokens],
+            positions_T=self._positions[:tokens],
+            starts_S1=self._starts[: sequences + 1],
+            context_S=self._context[:sequences],
+            tables=[table[:sequences] for table in self._tables],
+            logit_rows_L=None,
+            kv=self._kv,
+        )
+        tape = self._model.kernels.tape()
+        assert tape is not None
+        with tape.recording():
+            logits = self._model.forward(batch)
+        recorded = self._recorded[shape] = _Recorded(tape, batch, logits)
+        if len(self._recorded) > MOST_TAPES:
+            self._recorded.popitem(last=False)
+        return recorded
