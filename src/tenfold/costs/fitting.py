@@ -29,6 +29,7 @@ class RecursiveFit:
     ) -> None:
         self._information: Array = np.eye(size) * prior_weight
         self._free: Array = np.ones(size)
+        self._found: list[float] = [1.0] * size
         self._forget = 1.0 / memory
         self._clip = clip
         self.variance = 0.25
@@ -56,15 +57,23 @@ class RecursiveFit:
 
     def coefficients(self) -> list[float]:
         """The non-negative coefficients closest to the free fit, in the metric of what is known."""
-        found = np.maximum(self._free, 0.0)
-        if (self._free >= 0).all():
-            return [float(c) for c in found]
-        a, target = self._information, self._information @ self._free
-        for _ in range(50):
-            before = found.copy()
-            for i in range(len(found)):
-                rest = target[i] - a[i] @ found + a[i, i] * found[i]
-                found[i] = max(0.0, rest / a[i, i])
-            if np.allclose(found, before, rtol=1e-4, atol=1e-9):
+        free: list[float] = self._free.tolist()
+        if min(free) >= 0:
+            self._found = free
+            return list(free)
+        # A handful of numbers: plain Python is quicker here than array calls, and the last answer,
+        # from where the search goes on, is seldom far from the next.
+        rows: list[list[float]] = self._information.tolist()
+        target: list[float] = (self._information @ self._free).tolist()
+        found = [max(0.0, c) for c in self._found]
+        for _ in range(200):
+            moved = 0.0
+            for i, row in enumerate(rows):
+                rest = target[i] - sum(a * c for a, c in zip(row, found, strict=True))
+                value = max(0.0, found[i] + rest / row[i])
+                moved = max(moved, abs(value - found[i]) - 1e-4 * abs(found[i]))
+                found[i] = value
+            if moved <= 1e-9:
                 break
-        return [float(c) for c in found]
+        self._found = found
+        return list(found)

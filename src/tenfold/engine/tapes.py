@@ -1,9 +1,9 @@
 """Decode steps recorded once per batch shape and replayed: the CPU's counterpart of a CUDA graph.
 
-A step in which every token's logits are wanted does the same operations on the same addresses as any
-other of its shape: only token ids, positions and block tables differ. Those are written into fixed
-buffers, and the recorded run of native operations does the rest in one call. Shape letters as in
-``models.batch``. Knows nothing of sampling.
+A step in which every token's logits are wanted does the same operations on the same addresses as
+any other of its shape: only token ids, positions and block tables differ. Those are written into
+fixed buffers, and the recorded run of native operations does the rest in one call. Shape letters as
+in ``models.batch``. Knows nothing of sampling.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Memory for results that are needed for a moment only: a stack that is never given back.
 
-What was taken inside a scope is free again when the scope ends, so a step's intermediate results use
-the same few megabytes layer after layer, and lie at the same addresses when the step is replayed.
+What was taken inside a scope is free again when the scope ends, so a step's intermediate results
+use the same few megabytes layer after layer, and lie at the same addresses when it is replayed.
 Knows nothing of what is kept in it. Not thread-safe.
 """
 

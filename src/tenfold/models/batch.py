@@ -19,8 +19,8 @@ class ForwardBatch:
     number ``context_S[s]``, so its first new token has position ``context_S[s]``. ``tables[g]`` is
     the block table (S, B) of KV group g: token position p of sequence s lives in block
     ``tables[g][s, p // block_tokens]`` at slot ``p % block_tokens``. Entries of blocks that were
-    freed behind a sliding window are -1 and must not be read. ``logit_rows_L`` None wants the logits
-    of every token.
+    freed behind a sliding window are -1 and must not be read. ``logit_rows_L`` None wants the
+    logits of every token.
     """
 
     tokens_T: Tensor

@@ -138,7 +138,7 @@ class Layer:
         self._mlp = build(spec, at, weights, kernels)
 
     def feed(self, x_TI: Tensor, attended_TI: Tensor, next_norm_I: Tensor, out_TI: Tensor) -> None:
-        """Add ``attended`` and then the MLP's output to ``x``, in place; its next norm to ``out``."""
+        """Add ``attended``, then the MLP's output, to ``x`` in place; its next norm to ``out``."""
         add, eps = self._kernels.add_rms_norm, self._eps
         normed = add(x_TI, attended_TI, self._ffn_norm, eps, delta_weight_I=self._post_attn_norm)
         fed = self._mlp(normed)
