@@ -61,6 +61,8 @@ struct Arch {
 
   void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* y);
   void (*gated)(const float* gate, const float* up, bool gelu, int64_t n, float* y);
+  // Index of the largest value, the first of equals; the first NaN where there is one.
+  int64_t (*largest)(const float* x, int64_t n);
   void (*softcap)(float* x, float cap, int64_t n);
   void (*rope)(float* x, const float* cos, const float* sin, int64_t half);
 

@@ -16,7 +16,7 @@ namespace {
 
 constexpr Arch make_arch(const char* name) {
   return {name,    Simd::tile_rows, linear,      rms_norm,     gated,
-          softcap, rope,            attend_span, attend_merge, attend_finish};
+          largest, softcap,         rope,        attend_span,  attend_merge, attend_finish};
 }
 
 }  // namespace

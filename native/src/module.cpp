@@ -120,6 +120,10 @@ NB_MODULE(_native, m) {
            })
       .def("softcap",
            [](Runtime& self, Address x, int64_t count, float cap) { self.softcap(at<float>(x), count, cap); })
+      .def("largest",
+           [](Runtime& self, Address x, int64_t rows, int64_t n, Address ids, Address values) {
+             self.largest(at<float>(x), rows, n, at<int32_t>(ids), at<float>(values));
+           })
       .def("gather",
            [](Runtime& self, Address x, Address rows, int64_t count, int64_t total, int64_t n, Address y) {
              self.gather(at<float>(x), at<int32_t>(rows), count, total, n, at<float>(y));

@@ -47,6 +47,27 @@ void gated(const float* gate, const float* up, bool gelu, int64_t n, float* y) {
   }
 }
 
+int64_t largest(const float* x, int64_t n) {
+  constexpr int64_t kPiece = 256;
+  int64_t best = 0;
+  for (int64_t begin = 0; begin < n; begin += kPiece) {
+    const int64_t end = begin + kPiece < n ? begin + kPiece : n;
+    Simd::F top = Simd::set(x[best]), odd = Simd::zero();
+    int64_t i = begin;
+    for (; i + 8 <= end; i += 8) {
+      const Simd::F v = Simd::load(x + i);
+      top = Simd::max(v, top);
+      odd = Simd::fma(v, Simd::zero(), odd);  // anything but zero: infinities or NaN
+    }
+    if (i == end && Simd::sum(odd) == 0.0f && !(Simd::max_lane(top) > x[best])) continue;
+    for (int64_t j = begin; j < end; ++j) {
+      if (x[j] > x[best]) best = j;
+      if (x[j] != x[j]) return j;
+    }
+  }
+  return best;
+}
+
 // x := cap tanh(x / cap)
 void softcap(float* x, float cap, int64_t n) {
   const Simd::F size = Simd::set(cap);

@@ -223,6 +223,29 @@ void Runtime::softcap(float* x, int64_t count, float cap) {
   });
 }
 
+// Rows are cut into pieces, so that one long row is shared among the threads too.
+void Runtime::largest(const float* x, int64_t rows, int64_t n, int32_t* ids, float* values) {
+  constexpr int64_t kPiece = 4096;
+  perform([=] {
+    const int64_t pieces = ceil_div(n, kPiece);
+    std::vector<int64_t> winners(rows * pieces);
+    rows_of(rows * pieces, rows * n, [&](int, int64_t i) {
+      const int64_t begin = i % pieces * kPiece, size = n - begin < kPiece ? n - begin : kPiece;
+      winners[i] = begin + arch_->largest(x + i / pieces * n + begin, size);
+    });
+    for (int64_t r = 0; r < rows; ++r) {
+      const float* row = x + r * n;
+      int64_t best = winners[r * pieces];
+      for (int64_t p = 1; p < pieces && row[best] == row[best]; ++p) {
+        const int64_t other = winners[r * pieces + p];
+        if (row[other] > row[best] || row[other] != row[other]) best = other;
+      }
+      ids[r] = static_cast<int32_t>(best);
+      values[r] = row[best];
+    }
+  });
+}
+
 void Runtime::gather(const float* x, const int32_t* rows, int64_t count, int64_t total, int64_t n,
                      float* y) {
   perform([=] {

@@ -81,6 +81,7 @@ class Runtime {
                     int64_t tokens, int64_t n, float eps, float* y);
   void gated(const float* x, int64_t tokens, int64_t x_row, int64_t half, bool gelu, float* y);
   void softcap(float* x, int64_t count, float cap);
+  void largest(const float* x, int64_t rows, int64_t n, int32_t* ids, float* values);
   void gather(const float* x, const int32_t* rows, int64_t count, int64_t total, int64_t n, float* y);
   void slots(const Slots& s, int32_t* out);
   void rope(const Rows& x, const int32_t* positions, const float* cos, const float* sin, int64_t table);

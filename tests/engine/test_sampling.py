@@ -274,9 +274,16 @@ def test_extreme_temperatures_stay_finite():
 
 def test_the_best_token_found_on_a_device_is_the_same():
     logits = torch.tensor([[0.0, 3.0, 3.0], [5.0, 1.0, 5.0], [1.0, math.nan, 9.0]])
-    best = Sampler("t")._best_of(logits)
-    assert best[0] == (1, 3.0) and best[1] == (0, 5.0)
-    assert best[2][0] == 1 and math.isnan(best[2][1])
+    ids, values = Sampler("t")._best_of(logits)
+    assert ids.tolist() == [1, 0, 1]
+    assert values.tolist()[:2] == [3.0, 5.0] and math.isnan(values[2])
+
+
+def test_the_best_tokens_may_be_given():
+    states = [SamplerState(SamplingParams(temperature=0.0), [], 3, [EOS]) for _ in range(2)]
+    given = torch.tensor([2, 0], dtype=torch.int32), torch.tensor([1.0, math.nan])
+    first, second = Sampler("t").sample(torch.zeros(2, 3), states, given)
+    assert first.token == 2 and second.error is not None
 
 
 def test_no_rows():

@@ -9,11 +9,10 @@ prior, 1 each at the start.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import sqrt
+from operator import mul
 
-import numpy as np
-from numpy.typing import NDArray
-
-Array = NDArray[np.float64]
+Row = list[float]
 
 
 class RecursiveFit:
@@ -27,9 +26,12 @@ class RecursiveFit:
     def __init__(
         self, size: int, *, prior_weight: float = 1e-3, memory: float = 30.0, clip: float = 2.0
     ) -> None:
-        self._information: Array = np.eye(size) * prior_weight
-        self._free: Array = np.ones(size)
-        self._found: list[float] = [1.0] * size
+        # A handful of numbers: plain Python lists are quicker here than calls on arrays of five.
+        self._information = [
+            [prior_weight if i == j else 0.0 for j in range(size)] for i in range(size)
+        ]
+        self._free: Row = [1.0] * size
+        self._found: Row = [1.0] * size
         self._forget = 1.0 / memory
         self._clip = clip
         self.variance = 0.25
@@ -37,43 +39,65 @@ class RecursiveFit:
 
     def observe(self, row: Sequence[float], measured: float) -> None:
         """``row`` · coefficients was ``measured`` (> 0)."""
-        x = np.asarray(row, dtype=np.float64)
-        if not x.any():
+        if not any(row):
             return
         # By the larger of both, so that neither a stall nor a step cut short has much to say.
-        size = max(measured, float(x @ self._free))
-        x /= size
-        residual = measured / size - float(x @ self._free)
+        size = max(measured, _dot(row, self._free))
+        x = [value / size for value in row]
+        residual = measured / size - _dot(x, self._free)
         scale = self.variance**0.5
         weight = min(1.0, self._clip * scale / max(abs(residual), 1e-12))
-        aged = self._information @ x
-        self._information -= self._forget * weight * np.outer(aged, aged) / float(x @ aged)
-        self._information += weight * np.outer(x, x)
-        self._information = (self._information + self._information.T) / 2
-        self._free = self._free + np.linalg.solve(self._information, x) * (weight * residual)
+        aged = [_dot(line, x) for line in self._information]
+        forget = self._forget * weight / _dot(x, aged)
+        # Both triangles get the very same sums, so the matrix stays symmetric to the last bit.
+        for i, line in enumerate(self._information):
+            for j in range(len(line)):
+                line[j] += weight * (x[i] * x[j]) - forget * (aged[i] * aged[j])
+        change = _solve(self._information, x)
+        for i, value in enumerate(change):
+            self._free[i] += value * weight * residual
         # A few large residuals change the scale little; many of them are the new normal.
         clipped = min(residual * residual, 9 * self.variance)
         self.variance = max(1e-4, self.variance + 0.05 * (clipped - self.variance))
 
     def coefficients(self) -> list[float]:
         """The non-negative coefficients closest to the free fit, in the metric of what is known."""
-        free: list[float] = self._free.tolist()
-        if min(free) >= 0:
-            self._found = free
-            return list(free)
-        # A handful of numbers: plain Python is quicker here than array calls, and the last answer,
-        # from where the search goes on, is seldom far from the next.
-        rows: list[list[float]] = self._information.tolist()
-        target: list[float] = (self._information @ self._free).tolist()
-        found = [max(0.0, c) for c in self._found]
+        if min(self._free) >= 0:
+            self._found = list(self._free)
+            return list(self._found)
+        # Coordinate descent from the last answer, which is seldom far from this one.
+        rows, found = self._information, self._found
+        target = [_dot(row, self._free) for row in rows]
         for _ in range(200):
             moved = 0.0
             for i, row in enumerate(rows):
-                rest = target[i] - sum(a * c for a, c in zip(row, found, strict=True))
-                value = max(0.0, found[i] + rest / row[i])
+                value = max(0.0, found[i] + (target[i] - _dot(row, found)) / row[i])
                 moved = max(moved, abs(value - found[i]) - 1e-4 * abs(found[i]))
                 found[i] = value
             if moved <= 1e-9:
                 break
-        self._found = found
         return list(found)
+
+
+def _dot(a: Sequence[float], b: Sequence[float]) -> float:
+    return float(sum(map(mul, a, b)))
+
+
+def _solve(matrix: list[Row], right: Row) -> Row:
+    """``matrix``⁻¹ · ``right`` for a symmetric positive definite matrix (Cholesky)."""
+    size = len(right)
+    lower: list[Row] = []
+    y: Row = []
+    for i in range(size):
+        line: Row = []
+        for j in range(i):
+            line.append((matrix[i][j] - _dot(line, lower[j])) / lower[j][j])
+        y.append(0.0)
+        line.append(sqrt(max(matrix[i][i] - _dot(line, line), 1e-300)))
+        y[i] = (right[i] - _dot(line[:i], y)) / line[i]
+        lower.append(line)
+    for i in reversed(range(size)):
+        y[i] /= lower[i][i]
+        for j in range(i):
+            y[j] -= lower[i][j] * y[i]
+    return y

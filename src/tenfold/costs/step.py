@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from math import inf, sqrt
+from operator import mul
 
 from tenfold.costs.fitting import RecursiveFit
 
@@ -48,7 +49,8 @@ class StepCosts:
     prefill_context: float = 2e-7
 
     def __post_init__(self) -> None:
-        if min(astuple(self)) < 0:
+        terms = (self.base, self.prefill_token, self.decode_row, self.decode_context)
+        if min(*terms, self.prefill_context) < 0:
             raise ValueError(f"step costs must not be negative: {self}")
 
     @classmethod
@@ -79,6 +81,7 @@ class StepModel:
 
     def __init__(self, prior: StepCosts | None = None) -> None:
         self._costs = prior or StepCosts()
+        self._terms: tuple[float, ...] = astuple(self._costs)
         # A prior of nothing would give the fit no scale; a picosecond is nothing enough.
         self._scales = [max(cost, 1e-12) for cost in astuple(self._costs)]
         self._fit = RecursiveFit(len(self._scales))
@@ -95,7 +98,7 @@ class StepModel:
 
     def predict(self, shape: StepShape) -> float:
         """Seconds that a step of this shape takes."""
-        return _dot(astuple(self._costs), _features(shape))
+        return _dot(self._terms, _features(shape))
 
     def observe(self, shape: StepShape, seconds: float) -> None:
         """Learn from a step. Empty steps and times that are not positive and finite are ignored."""
@@ -104,7 +107,8 @@ class StepModel:
         rows = [f * s for f, s in zip(_features(shape), self._scales, strict=True)]
         self._fit.observe(rows, seconds)
         fitted = self._fit.coefficients()
-        self._costs = StepCosts(*(c * s for c, s in zip(fitted, self._scales, strict=True)))
+        self._terms = tuple(map(mul, fitted, self._scales))
+        self._costs = StepCosts(*self._terms)
 
     def largest_chunk(
         self, seconds: float, shape: StepShape, context: int, limit: int = 1 << 20
@@ -139,4 +143,4 @@ def _features(shape: StepShape) -> tuple[float, ...]:
 
 
 def _dot(a: Sequence[float], b: Sequence[float]) -> float:
-    return sum(x * y for x, y in zip(a, b, strict=True))
+    return float(sum(map(mul, a, b)))

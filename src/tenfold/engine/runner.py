@@ -15,7 +15,7 @@ from tenfold.core.types import EngineRequest, FinishReason
 from tenfold.engine.sampler_state import SamplerState, TokenMatcher
 from tenfold.engine.sampling import Sampler
 from tenfold.engine.sequence import Choice, Sequence, StepPlan
-from tenfold.engine.tapes import StepTapes
+from tenfold.engine.tapes import Scores, StepTapes
 from tenfold.kvcache.cache import KVCache
 from tenfold.models.batch import ForwardBatch
 from tenfold.models.decoder import Decoder
@@ -46,11 +46,11 @@ class TorchRunner:
         tokens = sum(piece.count for piece in plan.slices)
         with torch.inference_mode(), self.model.kernels.scope():
             if self.tapes is not None and self.tapes.takes(plan.slices, tokens):
-                logits = self.tapes.logits(plan.slices, tokens)
+                scores = self.tapes.scores(plan.slices, tokens)
             else:
-                logits = self.model.forward(self._batch(plan))
+                scores = Scores.of(self.model.forward(self._batch(plan)), self.model.kernels)
             sampling = [piece.seq for piece in plan.slices if piece.samples]
-            return self._choose(logits, sampling) if sampling else []
+            return self._choose(scores, sampling) if sampling else []
 
     def _batch(self, plan: StepPlan) -> ForwardBatch:
         slices = plan.slices
@@ -78,7 +78,7 @@ class TorchRunner:
             out[: len(row)] = row
         return torch.from_numpy(padded)
 
-    def _choose(self, logits: Tensor, sequences: list[Sequence]) -> list[Choice]:
+    def _choose(self, scores: Scores, sequences: list[Sequence]) -> list[Choice]:
         choices: list[Choice] = [Choice() for _ in sequences]
         ready: list[int] = []
         for row, seq in enumerate(sequences):
@@ -89,8 +89,9 @@ class TorchRunner:
                 choices[row].error = error
         states = [self.states[sequences[row].request.id] for row in ready]
         if ready:
-            wanted = logits if len(ready) == len(sequences) else logits[ready]
-            for row, sampled in zip(ready, self.sampler.sample(wanted, states), strict=True):
+            wanted = scores if len(ready) == len(sequences) else scores.rows(ready)
+            found = self.sampler.sample(wanted.logits_LV, states, wanted.largest)
+            for row, sampled in zip(ready, found, strict=True):
                 done = self.states[sequences[row].request.id].finished_by_grammar
                 finish: FinishReason | None = "stop" if done else None
                 choices[row] = Choice(sampled.token, sampled.logprob, finish, sampled.error)

@@ -21,6 +21,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from tenfold.core.errors import InvalidRequest, TenfoldError
@@ -47,26 +48,34 @@ class Sampler:
     def __init__(self, model: str) -> None:
         self._model = model
 
-    def sample(self, logits_LV: Tensor, states: Sequence[SamplerState]) -> list[Sampled]:
+    def sample(
+        self,
+        logits_LV: Tensor,
+        states: Sequence[SamplerState],
+        largest: tuple[Tensor, Tensor] | None = None,
+    ) -> list[Sampled]:
         """Choose a token for each row, and record it in the row's state.
 
         ``logits_LV``: float32, on any device, not changed; row i belongs to ``states[i]``. -inf
-        bars a token; NaN or +inf fail the row. Rows that ask for nothing but the best token cost
-        one argmax each, on the logits' own device.
+        bars a token; NaN or +inf fail the row. ``largest``: ids and values of each row's largest
+        logit (``Kernels.largest``), found here where they are not given. Rows that ask for nothing
+        but the best token take no more than that.
         """
         plain = [
             state.greedy and not state.alters_logits and state.params.logprobs is None
             for state in states
         ]
-        here = logits_LV.device.type == "cpu"
-        best = {} if here or not any(plain) else self._best_of(logits_LV)
-        wanted = [index for index, easy in enumerate(plain) if here or not easy]
+        best: list[tuple[int, float]] = []
+        if any(plain):
+            ids_L, values_L = largest or self._best_of(logits_LV)
+            best = list(zip(ids_L.tolist(), values_L.tolist(), strict=True))
+        wanted = [index for index, easy in enumerate(plain) if not easy]
         rows = dict(zip(wanted, self._rows(logits_LV, wanted), strict=True))
         outcomes: list[Sampled] = []
         for index, state in enumerate(states):
             try:
                 if index in rows:
-                    outcomes.append(self._sample_row(rows[index], state, plain[index]))
+                    outcomes.append(self._sample_row(rows[index], state))
                 else:
                     outcomes.append(self._accepted(state, *best[index]))
             except TenfoldError as exc:
@@ -78,20 +87,22 @@ class Sampler:
 
     def _rows(self, logits_LV: Tensor, wanted: list[int]) -> Iterable[Row]:
         """The wanted rows in main memory, without a copy where they are there already."""
+        if not wanted:
+            return []
         some = logits_LV if len(wanted) == len(logits_LV) else logits_LV[wanted]
         rows: Iterable[Row] = some.detach().float().cpu().numpy()
         return rows
 
-    def _best_of(self, logits_LV: Tensor) -> dict[int, tuple[int, float]]:
-        """Each row's largest logit, found where the logits are: row → (id, value)."""
-        ids_L = logits_LV.argmax(dim=-1, keepdim=True)
-        values_L = logits_LV.gather(1, ids_L)
-        return dict(enumerate(zip(ids_L[:, 0].tolist(), values_L[:, 0].tolist(), strict=True)))
+    def _best_of(self, logits_LV: Tensor) -> tuple[Tensor, Tensor]:
+        """Each row's largest logit, found where the logits are: ids (L,) and values (L,)."""
+        if logits_LV.device.type == "cpu":  # numpy promises the first of equals
+            ids_L1 = torch.from_numpy(logits_LV.numpy().argmax(-1, keepdims=True))
+        else:
+            ids_L1 = logits_LV.argmax(dim=-1, keepdim=True)
+        return ids_L1[:, 0], logits_LV.gather(1, ids_L1)[:, 0]
 
-    def _sample_row(self, row: Row, state: SamplerState, plain: bool) -> Sampled:
+    def _sample_row(self, row: Row, state: SamplerState) -> Sampled:
         best = int(row.argmax())  # the first of equals; a NaN counts as the largest
-        if plain:
-            return self._accepted(state, best, float(row[best]))
         self._check(float(row[best]))
         logits = row
         if state.alters_logits:

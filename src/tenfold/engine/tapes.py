@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tenfold.engine.sequence import Slice
-from tenfold.kernels.base import Tape
+from tenfold.kernels.base import Kernels, Tape
 from tenfold.kvcache.cache import KVCache
 from tenfold.models.batch import ForwardBatch
 from tenfold.models.decoder import Decoder
@@ -27,16 +27,32 @@ FIRST_BLOCKS = 64
 
 
 @dataclass(slots=True)
+class Scores:
+    """Logits (L, V), and the id and value of each row's largest: (L,), (L,)."""
+
+    logits_LV: Tensor
+    largest: tuple[Tensor, Tensor]
+
+    @classmethod
+    def of(cls, logits_LV: Tensor, kernels: Kernels) -> Scores:
+        return cls(logits_LV, kernels.largest(logits_LV))
+
+    def rows(self, wanted: list[int]) -> Scores:
+        ids_L, values_L = self.largest
+        return Scores(self.logits_LV[wanted], (ids_L[wanted], values_L[wanted]))
+
+
+@dataclass(slots=True)
 class _Recorded:
     tape: Tape
     batch: ForwardBatch
-    logits: Tensor
+    scores: Scores
 
 
 class StepTapes:
     """Recorded steps of one model. Belongs to the engine's thread.
 
-    ``logits`` must be called inside an open ``Kernels.scope``; what it returns is valid until that
+    ``scores`` must be called inside an open ``Kernels.scope``; what it returns is valid until that
     scope ends.
     """
 
@@ -57,16 +73,16 @@ class StepTapes:
         """Whether a step of these slices is recorded: a small one that wants all its logits."""
         return tokens <= MOST_TOKENS and all(p.seq.decoding and p.samples for p in slices)
 
-    def logits(self, slices: list[Slice], tokens: int) -> Tensor:
-        """Logits of every token of the slices -> (T, vocabulary)."""
+    def scores(self, slices: list[Slice], tokens: int) -> Scores:
+        """Of every token of the slices."""
         self._fill(slices)
         shape = (len(slices), tokens)
         found = self._recorded.get(shape)
         if found is None:
-            return self._record(shape).logits
+            return self._record(shape).scores
         self._recorded.move_to_end(shape)
         found.tape.replay()
-        return found.logits
+        return found.scores
 
     def _fill(self, slices: list[Slice]) -> None:
         longest = max(piece.start + piece.count for piece in slices)
@@ -110,8 +126,8 @@ class StepTapes:
         tape = self._model.kernels.tape()
         assert tape is not None
         with tape.recording():
-            logits = self._model.forward(batch)
-        recorded = self._recorded[shape] = _Recorded(tape, batch, logits)
+            scores = Scores.of(self._model.forward(batch), self._model.kernels)
+        recorded = self._recorded[shape] = _Recorded(tape, batch, scores)
         if len(self._recorded) > MOST_TAPES:
             self._recorded.popitem(last=False)
         return recorded

@@ -122,6 +122,12 @@ class Kernels(Protocol):
         """cap * tanh(x / cap), in place; ``x`` dense."""
         ...
 
+    def largest(self, x_LV: Tensor) -> tuple[Tensor, Tensor]:
+        """Each row's largest value, the first of equals: ids (L,) int32 and values (L,).
+
+        ``x`` dense, V >= 1. A NaN counts as the largest."""
+        ...
+
     def slots(
         self, table_SB: Tensor, starts_S1: Tensor, context_S: Tensor, tokens: int, block_tokens: int
     ) -> Tensor:

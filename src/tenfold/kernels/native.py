@@ -230,6 +230,13 @@ class NativeKernels:
         checks.dense("x", x_TI, tuple(x_TI.shape))
         self._runtime.softcap(x_TI.data_ptr(), x_TI.numel(), cap)
 
+    def largest(self, x_LV: Tensor) -> tuple[Tensor, Tensor]:
+        rows, n = len(x_LV), max(1, x_LV.shape[-1])
+        checks.dense("x", x_LV, (rows, n))
+        ids_L, values_L = self.empty(1, rows)[0].view(torch.int32), self.empty(1, rows)[0]
+        self._runtime.largest(x_LV.data_ptr(), rows, n, ids_L.data_ptr(), values_L.data_ptr())
+        return ids_L, values_L
+
     def slots(
         self, table_SB: Tensor, starts_S1: Tensor, context_S: Tensor, tokens: int, block_tokens: int
     ) -> Tensor:

@@ -122,6 +122,11 @@ class TorchKernels:
         checks.dense("x", x_TI, tuple(x_TI.shape))
         x_TI.copy_(exact.tanh(x_TI.double() / cap) * cap)
 
+    def largest(self, x_LV: Tensor) -> tuple[Tensor, Tensor]:
+        checks.dense("x", x_LV, (len(x_LV), max(1, x_LV.shape[-1])))
+        ids_L = torch.from_numpy(x_LV.numpy().argmax(-1))  # torch's own promises no first of equals
+        return ids_L.int(), x_LV.gather(1, ids_L[:, None])[:, 0]
+
     def slots(
         self, table_SB: Tensor, starts_S1: Tensor, context_S: Tensor, tokens: int, block_tokens: int
     ) -> Tensor:
