@@ -69,6 +69,11 @@ class StepTapes:
         self._context = torch.zeros(MOST_TOKENS, dtype=torch.int32)
         self._tables: list[Tensor] = []
 
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """(sequences, tokens) of the steps that are recorded, the latest used last."""
+        return list(self._recorded)
+
     def takes(self, slices: list[Slice], tokens: int) -> bool:
         """Whether a step of these slices is recorded: a small one that wants all its logits."""
         return tokens <= MOST_TOKENS and all(p.seq.decoding and p.samples for p in slices)
