@@ -43,6 +43,7 @@ class Recorder:
 
     def __init__(self, inner: Executor) -> None:
         self.inner = inner
+        self.time = inner.time
         self.plans: list[list[tuple[str, int, int]]] = []
 
     def execute(self, plan: StepPlan) -> list[Choice]:

@@ -70,6 +70,7 @@ class Real:
 class _Timed:
     def __init__(self, inner: object, clock: VirtualClock) -> None:
         self.inner = inner
+        self.time = inner.time  # type: ignore[attr-defined]
         self.clock = clock
 
     def execute(self, plan: StepPlan) -> list[Choice]:

@@ -175,6 +175,12 @@ class ModelStats:
     kv_blocks_total: int = 0
     step_seconds: float = 0.0
     predicted_seconds: float = 0.0
+    schedule_seconds: float = 0.0
+    """Deciding steps and booking what they computed; the next three are parts of step_seconds."""
+    kernel_seconds: float = 0.0
+    sampling_seconds: float = 0.0
+    launch_seconds: float = 0.0
+    """Inside steps, between operations: preparing inputs, calling kernels."""
 
 
 @dataclass(slots=True)
@@ -190,6 +196,8 @@ class DeviceStats:
     resident_bytes: int
     models: list[ModelStats] = field(default_factory=list)
     integrity: list[str] = field(default_factory=list)
+    message_seconds: float = 0.0
+    """Spent sending events since the worker started."""
 
 
 Event = (

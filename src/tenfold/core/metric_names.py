@@ -195,6 +195,12 @@ STEPS = MetricName("tenfold_steps", "counter", "Steps run.", ("model", "device")
 STEP_SECONDS = MetricName(
     "tenfold_step_seconds", "counter", "Time spent in steps.", ("model", "device")
 )
+STEP_PART_SECONDS = MetricName(
+    "tenfold_step_part_seconds",
+    "counter",
+    "Where steps' time went: deciding them, between operations, in operations, choosing tokens.",
+    ("model", "device", "part"),
+)
 PREDICTED_STEP_SECONDS = MetricName(
     "tenfold_predicted_step_seconds",
     "counter",

@@ -80,6 +80,7 @@ class Engine:
         self._cancelled: set[str] = set()
         self._tickets = itertools.count(1)
         self._idle = True
+        self._message_seconds = 0.0
         self.preparing: dict[str, Future[object]] = {}
         self._aside = ThreadPoolExecutor(1, "grammars")
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -305,8 +306,10 @@ class Engine:
             if events is None:
                 continue
             self.turns.spent(name, self.clock.now() - began)
+            began = self.clock.now()
             for event in events:
                 self.emit(event)
+            self._message_seconds += self.clock.now() - began
             return True
         if self._preemptions() == given_way:
             self._relieve(busy)
@@ -343,6 +346,7 @@ class Engine:
         stats = self.device.stats(id)
         stats.models = [instance.stats() for instance in self.instances.values()]
         stats.integrity = self.faults
+        stats.message_seconds = self._message_seconds
         return stats
 
     def check(self) -> list[str]:

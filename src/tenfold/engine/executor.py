@@ -6,13 +6,26 @@ device; a simulated one makes them up and moves a virtual clock. Nothing above t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from tenfold.engine.sequence import Choice, StepPlan
 
 
+@dataclass(slots=True)
+class StepTime:
+    """Where the last step's seconds went: inside operations, and choosing tokens. What is left of
+    the step went between operations."""
+
+    kernels: float = 0.0
+    sampling: float = 0.0
+
+
 class Executor(Protocol):
     """Runs steps of one model instance. One call at a time, from the engine's thread."""
+
+    time: StepTime
+    """Of the last ``execute``."""
 
     def execute(self, plan: StepPlan) -> list[Choice]:
         """One Choice for each slice that samples, in the plan's order.

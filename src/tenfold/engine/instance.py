@@ -100,6 +100,7 @@ class GenerateInstance:
         return self.batcher.has_work
 
     def step(self, peers: int) -> list[Event] | None:
+        deciding = self.clock.now()
         plan = self.batcher.plan(peers)
         if plan is None:
             return None
@@ -112,10 +113,15 @@ class GenerateInstance:
             log.exception("a step of %s failed", self.facts.name)
             failures = self.batcher.fail_plan(plan, error)
             return self._close_out([], failures)
-        seconds = self.clock.now() - began
+        ended = self.clock.now()
+        seconds = ended - began
         self.batcher.steps.observe(plan.shape, seconds)
         outputs, failures = self.batcher.commit(plan, choices)
-        totals = self.totals
+        totals, time = self.totals, self.executor.time
+        totals.schedule_seconds += self.clock.now() - ended + began - deciding
+        totals.kernel_seconds += time.kernels
+        totals.sampling_seconds += time.sampling
+        totals.launch_seconds += max(0.0, seconds - time.kernels - time.sampling)
         totals.steps += 1
         totals.step_seconds += seconds
         totals.predicted_seconds += predicted

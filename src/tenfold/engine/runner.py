@@ -6,12 +6,14 @@ Shape letters as in ``models.batch``. Knows nothing of queues, clients or why th
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import perf_counter
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tenfold.core.types import EngineRequest, FinishReason
+from tenfold.engine.executor import StepTime
 from tenfold.engine.sampler_state import SamplerState, TokenMatcher
 from tenfold.engine.sampling import Sampler
 from tenfold.engine.sequence import Choice, Sequence, StepPlan
@@ -38,19 +40,25 @@ class TorchRunner:
         self.sampler = sampler
         self.new_state = new_state
         self.states: dict[str, SamplerState] = {}
+        self.time = StepTime()
         self.tapes: StepTapes | None = None
         if model.recordable and model.kernels.tape() is not None:
             self.tapes = StepTapes(model, cache, kv, cache.block_tokens)
 
     def execute(self, plan: StepPlan) -> list[Choice]:
         tokens = sum(piece.count for piece in plan.slices)
+        busy = self.model.kernels.busy_seconds()
         with torch.inference_mode(), self.model.kernels.scope():
             if self.tapes is not None and self.tapes.takes(plan.slices, tokens):
                 scores = self.tapes.scores(plan.slices, tokens)
             else:
                 scores = Scores.of(self.model.forward(self._batch(plan)), self.model.kernels)
+            self.time.kernels = self.model.kernels.busy_seconds() - busy
+            began = perf_counter()
             sampling = [piece.seq for piece in plan.slices if piece.samples]
-            return self._choose(scores, sampling) if sampling else []
+            choices = self._choose(scores, sampling) if sampling else []
+            self.time.sampling = perf_counter() - began
+        return choices
 
     def _batch(self, plan: StepPlan) -> ForwardBatch:
         slices = plan.slices

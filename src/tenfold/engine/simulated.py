@@ -11,6 +11,7 @@ from collections.abc import Sequence as Seq
 
 from tenfold.core.clock import VirtualClock
 from tenfold.costs.step import StepModel
+from tenfold.engine.executor import StepTime
 from tenfold.engine.sequence import Choice, Sequence, StepPlan
 
 
@@ -31,6 +32,7 @@ class SimulatedRunner:
         self.clock = clock
         self.costs = costs
         self.next_token = next_token
+        self.time = StepTime()
 
     def execute(self, plan: StepPlan) -> list[Choice]:
         self.clock.advance(self.costs.predict(plan.shape))

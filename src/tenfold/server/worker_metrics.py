@@ -84,6 +84,15 @@ _MODEL_METRICS: tuple[tuple[MetricName, tuple[tuple[tuple[str, ...], str], ...]]
     (names.WAITING_TOKENS, (((), "waiting_tokens"),)),
     (names.STEPS, (((), "steps"),)),
     (names.STEP_SECONDS, (((), "step_seconds"),)),
+    (
+        names.STEP_PART_SECONDS,
+        (
+            (("schedule",), "schedule_seconds"),
+            (("launch",), "launch_seconds"),
+            (("kernels",), "kernel_seconds"),
+            (("sampling",), "sampling_seconds"),
+        ),
+    ),
     (names.PREDICTED_STEP_SECONDS, (((), "predicted_seconds"),)),
     (names.PREEMPTIONS, (((), "preemptions"),)),
     (names.MODEL_PAGES, ((("weights",), "weight_pages"), (("kv",), "kv_pages"))),
