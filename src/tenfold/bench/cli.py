@@ -172,3 +172,44 @@ def interference(
     title = f"{model}: a {prompt}-token prompt arrives at {last.arrived:.1f} s"
     gaps_plot(series, target, out / "interference.png", title)
     typer.echo(f"written: {out / 'interference.json'}, {out / 'interference.png'}")
+
+
+@app.command()
+def step(
+    model: Annotated[str, typer.Argument(help="Model name as the server knows it.")],
+    url: Url = "http://127.0.0.1:8000",
+    key: Key = None,
+    prompt: Annotated[int, typer.Option(help="Prompt tokens.")] = 128,
+    output: Annotated[int, typer.Option(help="Output tokens.")] = 256,
+    rounds: Annotated[int, typer.Option(help="Times to repeat it.")] = 5,
+    out: Out = Path("bench"),
+) -> None:
+    """Where the time between two tokens of one stream goes (Tenfold servers only)."""
+    from dataclasses import asdict
+    from statistics import median
+
+    from tenfold.bench.plot import stacked_plot
+    from tenfold.bench.report import write_json
+    from tenfold.bench.steps import StepParts, step_parts
+    from tenfold.client import connect
+
+    async def run() -> list[StepParts]:
+        async with connect(url, key) as client:
+            await step_parts(client, url, key, model, prompt=prompt, output=32)
+            return [
+                await step_parts(client, url, key, model, prompt=prompt, output=output)
+                for _ in range(rounds)
+            ]
+
+    found = sorted(asyncio.run(run()), key=lambda one: one.between_tokens)
+    middle = found[len(found) // 2]
+    share = median(one.kernel_share for one in found)
+    for name, seconds in [*middle.parts.items(), ("= between tokens", middle.between_tokens)]:
+        typer.echo(f"{name:18s} {1e6 * seconds:9.0f} us")
+    typer.echo(f"kernels are {share:.1%} of a token's time (median of {rounds})")
+    typer.echo(f"the server process used {1e6 * middle.server:.0f} us of its own core a token")
+    body = {"kernel_share": share, "rounds": [asdict(one) for one in found]}
+    write_json(out / "step.json", "step", body)
+    bars = {"worker": middle.parts, "server process": {"server": middle.server}}
+    stacked_plot(bars, out / "step.png", f"{model}: the time of one token, one stream")
+    typer.echo(f"written: {out / 'step.json'}, {out / 'step.png'}")

@@ -61,6 +61,22 @@ def bars_plot(groups: dict[str, dict[str, float]], path: Path, title: str, unit:
     _save(figure, pyplot, path)
 
 
+def stacked_plot(bars: dict[str, dict[str, float]], path: Path, title: str) -> None:
+    """One horizontal bar an entry, its parts in seconds side by side, shown in microseconds."""
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(figsize=(9, 1.4 + 0.7 * len(bars)), layout="constrained")
+    for row, parts in enumerate(bars.values()):
+        left = 0.0
+        for part, seconds in parts.items():
+            width = 1e6 * seconds
+            axes.barh(row, width, left=left, label=f"{part}: {width:,.0f}")
+            left += width
+    axes.set(yticks=range(len(bars)), yticklabels=list(bars), xlabel="microseconds", title=title)
+    axes.invert_yaxis()
+    axes.legend(frameon=False, ncols=4, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.35))
+    _save(figure, pyplot, path)
+
+
 def gaps_plot(
     series: list[tuple[list[float], list[float]]], target: float, path: Path, title: str
 ) -> None:

@@ -234,6 +234,12 @@ DEVICE_RESIDENT_BYTES = MetricName(
 INTEGRITY_FAULTS = MetricName(
     "tenfold_integrity_faults", "gauge", "Broken invariants found when idle.", ("device",)
 )
+MESSAGE_SECONDS = MetricName(
+    "tenfold_message_seconds", "counter", "Time a worker spent sending its events.", ("device",)
+)
+SERVER_CPU_SECONDS = MetricName(
+    "tenfold_server_cpu_seconds", "counter", "Processor time of the server process (not workers)."
+)
 READY = MetricName("tenfold_ready", "gauge", "1 while the server takes requests.")
 
 TABLE: tuple[MetricName, ...] = tuple(

@@ -5,6 +5,7 @@ Knows nothing of requests: only of the last DeviceStats it was given.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 
@@ -49,6 +50,9 @@ class WorkerCollector(Collector):
             ]
             yield (_counter if entry.kind == "counter" else _gauge)(entry, rows)
         yield _gauge(names.KV_USAGE, self._usage())
+        sent = [((d.device,), d.message_seconds) for d in self._devices]
+        yield _counter(names.MESSAGE_SECONDS, sent)
+        yield _counter(names.SERVER_CPU_SECONDS, [((), time.process_time())])
 
     def _each(self) -> Iterator[tuple[str, ModelStats]]:
         for device in self._devices:
@@ -106,7 +110,11 @@ _MODEL_METRICS: tuple[tuple[MetricName, tuple[tuple[tuple[str, ...], str], ...]]
     ),
 )
 
-FROM_WORKERS = tuple(entry for entry, _ in _MODEL_METRICS)
+FROM_WORKERS = (
+    *(entry for entry, _ in _MODEL_METRICS),
+    names.MESSAGE_SECONDS,
+    names.SERVER_CPU_SECONDS,
+)
 """The metrics that no request counts: the collector alone shows them."""
 
 
