@@ -46,13 +46,19 @@ class Worker(Protocol):
         ...
 
 
+def _nobody(event: Event) -> None:
+    """Events before ``start`` have no listener."""
+
+
 class LocalWorker:
     """A worker process on this machine, joined by a ZeroMQ pair socket in a private folder."""
 
     def __init__(self, settings: DeviceSettings) -> None:
         self.settings = settings
         self._process: asyncio.subprocess.Process | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._watching: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._on_event: OnEvent = _nobody
         self._socket: Any = None
         self._context: Any = None
         self._folder = ""
@@ -64,11 +70,10 @@ class LocalWorker:
 
     async def start(self, on_event: OnEvent, on_exit: OnExit) -> None:
         import zmq
-        import zmq.asyncio
 
         self._folder = tempfile.mkdtemp(prefix="tenfold-")
         endpoint = f"ipc://{self._folder}/worker"
-        self._context = zmq.asyncio.Context()
+        self._context = zmq.Context()
         self._socket = self._context.socket(zmq.PAIR)
         self._socket.set_hwm(0)
         self._socket.bind(endpoint)
@@ -86,37 +91,48 @@ class LocalWorker:
             raise
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(asdict(self.settings)).encode() + b"\n")
-        self._tasks = [
-            asyncio.create_task(self._read(on_event)),
-            asyncio.create_task(self._watch(on_exit)),
-        ]
+        self._on_event = on_event
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._socket.getsockopt(zmq.FD), self._receive)
+        self._receive()
+        self._watching = asyncio.create_task(self._watch(on_exit))
 
     def _environment(self) -> dict[str, str]:
         """The kernels bring their own threads; a second pool would fight them for the cores."""
         threads = "1" if self.settings.native else str(self.settings.threads or os.cpu_count() or 1)
         return {"OMP_NUM_THREADS": threads, **os.environ}
 
-    async def _read(self, on_event: OnEvent) -> None:
+    def _receive(self) -> None:
+        """Take every message that is there. ZeroMQ's descriptor tells of a change only once, so this
+        runs after a send as well; a task and a future for each message would cost more than the
+        message."""
+        import zmq
+
         from tenfold.core import wire
 
-        while True:
-            on_event(wire.decode(await self._socket.recv_multipart()))
+        while not self._closed and self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+            self._on_event(wire.decode(self._socket.recv_multipart(zmq.NOBLOCK)))
+
+    @property
+    def _closed(self) -> bool:
+        return self._socket is None or bool(self._socket.closed)
 
     async def _watch(self, on_exit: OnExit) -> None:
         assert self._process is not None
         code = await self._process.wait()
         if not self._stopping:
             if code > 0:  # it ended by itself, and may have said why
-                await asyncio.wait(self._tasks[:1], timeout=LAST_WORDS_SECONDS)
+                await asyncio.sleep(LAST_WORDS_SECONDS)
             await self._close()
             on_exit(code)
 
     def send(self, command: Command) -> None:
         from tenfold.core import wire
 
-        if self._socket is not None and not self._socket.closed:
-            sent = self._socket.send_multipart(wire.encode(command))
-            sent.add_done_callback(lambda f: f.cancelled() or f.exception())
+        if not self._closed:
+            self._socket.send_multipart(wire.encode(command))  # its queue has no limit: never waits
+            assert self._loop is not None
+            self._loop.call_soon(self._receive)
 
     async def stop(self) -> None:
         self._stopping = True
@@ -131,11 +147,12 @@ class LocalWorker:
         await self._close()
 
     async def _close(self) -> None:
-        for task in self._tasks:
-            if task is not asyncio.current_task():
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+        if self._watching is not None and self._watching is not asyncio.current_task():
+            self._watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watching
+        if self._loop is not None and not self._closed:
+            self._loop.remove_reader(self._socket.fileno())
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
         self._socket.close(linger=0)
