@@ -17,6 +17,10 @@ from operator import mul
 from tenfold.costs.fitting import RecursiveFit
 
 
+BATCH = 8
+"""Steps without prefill that are learnt from together."""
+
+
 @dataclass(slots=True)
 class StepShape:
     """The size of one step.
@@ -85,15 +89,18 @@ class StepModel:
         # A prior of nothing would give the fit no scale; a picosecond is nothing enough.
         self._scales = [max(cost, 1e-12) for cost in astuple(self._costs)]
         self._fit = RecursiveFit(len(self._scales))
+        self._heard: list[tuple[list[float], float]] = []
 
     @property
     def costs(self) -> StepCosts:
         """What ``predict`` uses now."""
+        self._learn()
         return self._costs
 
     @property
     def error(self) -> float:
         """Typical relative error of recent predictions, outliers clipped (0.1 is ten per cent)."""
+        self._learn()
         return sqrt(self._fit.variance)
 
     def predict(self, shape: StepShape) -> float:
@@ -101,13 +108,25 @@ class StepModel:
         return _dot(self._terms, _features(shape))
 
     def observe(self, shape: StepShape, seconds: float) -> None:
-        """Learn from a step. Empty steps and times that are not positive and finite are ignored."""
+        """Learn from a step. Empty steps and times that are not positive and finite are ignored.
+
+        The arithmetic waits until ``BATCH`` steps are there: beside a decode step of a few
+        milliseconds, whose weights have just gone through every cache, each piece of Python that
+        runs for the first time since costs several times what it does in a loop."""
         if not (0 < seconds < inf) or not (shape.prefill_tokens or shape.decode_rows):
             return
         rows = [f * s for f, s in zip(_features(shape), self._scales, strict=True)]
-        self._fit.observe(rows, seconds)
-        fitted = self._fit.coefficients()
-        self._terms = tuple(map(mul, fitted, self._scales))
+        self._heard.append((rows, seconds))
+        if shape.prefill_tokens or len(self._heard) >= BATCH:
+            self._learn()
+
+    def _learn(self) -> None:
+        if not self._heard:
+            return
+        for rows, seconds in self._heard:
+            self._fit.observe(rows, seconds)
+        self._heard.clear()
+        self._terms = tuple(map(mul, self._fit.coefficients(), self._scales))
         self._costs = StepCosts(*self._terms)
 
     def largest_chunk(

@@ -182,6 +182,8 @@ class Batcher:
         self.running.sort(key=lambda seq: seq.age)
         slices = list(self._decodes())
         shape = _shape(slices)
+        if slices and len(slices) == len(self.sequences):  # nobody waits, no prompt is unfinished
+            return StepPlan(slices, shape)
         target = step_target(
             (seq.request.itl_target for seq in self.running), self.settings.itl_target
         )

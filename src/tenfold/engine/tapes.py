@@ -17,6 +17,7 @@ from torch import Tensor
 from tenfold.engine.sequence import Slice
 from tenfold.kernels.base import Kernels, Tape
 from tenfold.kvcache.cache import KVCache
+from tenfold.kvcache.hashing import IntArray
 from tenfold.models.batch import ForwardBatch
 from tenfold.models.decoder import Decoder
 
@@ -68,6 +69,11 @@ class StepTapes:
         self._starts = torch.zeros(MOST_TOKENS + 1, dtype=torch.int32)
         self._context = torch.zeros(MOST_TOKENS, dtype=torch.int32)
         self._tables: list[Tensor] = []
+        self._rows: list[IntArray] = []
+        """The tables as numpy sees them, like the four above: writing single entries is cheap."""
+        self._inputs = [
+            t.numpy() for t in (self._tokens, self._positions, self._starts, self._context)
+        ]
 
     @property
     def shapes(self) -> list[tuple[int, int]]:
@@ -92,9 +98,7 @@ class StepTapes:
     def _fill(self, slices: list[Slice]) -> None:
         longest = max(piece.start + piece.count for piece in slices)
         self._ensure(-(-longest // self._block_tokens))
-        tokens, positions = self._tokens.numpy(), self._positions.numpy()
-        starts, context = self._starts.numpy(), self._context.numpy()
-        tables = [table.numpy() for table in self._tables]
+        tokens, positions, starts, context = self._inputs
         at = 0
         for row, piece in enumerate(slices):
             seq, end = piece.seq, at + piece.count
@@ -103,7 +107,7 @@ class StepTapes:
             positions[at:end] = range(piece.start, piece.start + piece.count)
             context[row] = piece.start
             starts[row + 1] = at = end
-            for group, table in enumerate(tables):
+            for group, table in enumerate(self._rows):
                 blocks = self._cache.table(seq.kv, group)
                 table[row, : len(blocks)] = blocks
 
@@ -116,6 +120,7 @@ class StepTapes:
         self._tables = [
             torch.full((MOST_TOKENS, self._columns), -1, dtype=torch.int32) for _ in self._kv
         ]
+        self._rows = [table.numpy() for table in self._tables]
 
     def _record(self, shape: tuple[int, int]) -> _Recorded:
         sequences, tokens = shape
