@@ -32,14 +32,18 @@ struct AttendTile {
   const float* q;        // first token, first query head of the group
   int64_t q_token;       // strides in floats
   int64_t q_head;
-  const float* cache;    // first block, this layer, keys, this head
-  int64_t cache_block;
+  const uint8_t* cache;  // first block, this layer, keys, this head
+  KvType type;
+  int64_t cache_block;   // strides in bytes
   int64_t cache_values;  // from a key to its value
   int64_t cache_token;
   const int32_t* table;  // this sequence's block table
   float* out;
   int64_t out_token;
   int64_t out_head;
+  const float* sinks;    // of this group's query heads; null where there are none
+  float* lse;            // log-sum-exp of the first token's first head; null where nobody asks
+  int64_t lse_token;
   int tokens;
   int group;
   int head_dim;
@@ -66,6 +70,8 @@ struct Arch {
   void (*softcap)(float* x, float cap, int64_t n);
   void (*rope)(float* x, const float* cos, const float* sin, int64_t half);
 
+  void (*store_row)(KvType type, const float* x, int n, uint8_t* to);
+
   // Softmax numerator, denominator and maximum of one span of positions, then their merging.
   void (*attend_span)(const AttendTile& tile, int64_t span, float* partial, float* scratch);
   void (*attend_merge)(const AttendTile& tile, float* total, const float* partial);
@@ -77,7 +83,12 @@ constexpr int64_t kLinearScratch = int64_t{kChunk} * 16 + 6 * 16;
 // Floats of a partial or total: per row its maximum, its sum, then head_dim rounded up to 8.
 inline int64_t attend_row_floats(int head_dim) { return 8 + (head_dim + 7) / 8 * 8; }
 constexpr int64_t kScoreRow = kSpan + 8;
-inline int64_t attend_scratch(int rows) { return rows * kScoreRow + 2 * (kSpan + 8); }
+
+// Scores, two lists of row addresses, two of scales, and a slice of rows in float32.
+inline int64_t attend_scratch(int rows, int head_dim) {
+  const int64_t wide = 16 * ((head_dim + 7) / 8 * 8);
+  return (rows + 6) * kScoreRow + (wide < 4096 ? 4096 : wide);
+}
 
 const Arch& portable_arch();
 #if defined(TENFOLD_HAS_AVX2)

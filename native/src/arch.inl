@@ -1,4 +1,5 @@
 // The body of a translation unit: everything of one instruction set, in its own anonymous namespace.
+#include <cmath>
 #include <cstring>
 #include <type_traits>
 #include <utility>
@@ -12,11 +13,12 @@ namespace {
 #include "linear.inl"
 #include "math.inl"
 #include "rows.inl"
+#include "kv_rows.inl"
 #include "attention.inl"
 
 constexpr Arch make_arch(const char* name) {
-  return {name,    Simd::tile_rows, linear,      rms_norm,     gated,
-          largest, softcap,         rope,        attend_span,  attend_merge, attend_finish};
+  return {name,    Simd::tile_rows, linear, rms_norm,  gated,       largest,
+          softcap, rope,            store_row, attend_span, attend_merge, attend_finish};
 }
 
 }  // namespace

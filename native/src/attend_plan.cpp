@@ -67,10 +67,12 @@ void Runtime::plan(const Attend& a, std::vector<Item>& items) const {
         item.tile = {a.q.data + (a.starts[s] + at) * a.q.token_stride + h * group * a.q.head_stride,
                      a.q.token_stride, a.q.head_stride,
                      a.cache.data + a.layer * a.cache.layer_stride + h * a.cache.head_stride,
-                     a.cache.block_stride, a.cache.kv_stride, a.cache.token_stride,
+                     a.cache.type, a.cache.block_stride, a.cache.kv_stride, a.cache.token_stride,
                      a.table + s * a.table_stride,
                      a.out + ((a.starts[s] + at) * a.q.heads + h * group) * a.q.n,
-                     a.q.heads * a.q.n, a.q.n, static_cast<int>(count), static_cast<int>(group),
+                     a.q.heads * a.q.n, a.q.n, a.sinks ? a.sinks + h * group : nullptr,
+                     a.lse ? a.lse + (a.starts[s] + at) * a.q.heads + h * group : nullptr, a.q.heads,
+                     static_cast<int>(count), static_cast<int>(group),
                      static_cast<int>(a.q.n), static_cast<int>(a.cache.block_tokens), position, window,
                      a.scale, a.softcap};
         item.span0 = span0;
@@ -84,7 +86,8 @@ void Runtime::plan(const Attend& a, std::vector<Item>& items) const {
 }
 
 void Runtime::run_whole(const std::vector<Item>& items, int64_t rows, int head_dim) {
-  const int64_t one = rows * attend_row_floats(head_dim), each = 2 * one + attend_scratch(static_cast<int>(rows));
+  const int64_t one = rows * attend_row_floats(head_dim), 
+                each = 2 * one + attend_scratch(static_cast<int>(rows), head_dim);
   float* memory = scratch(each);
   pool().each(static_cast<int64_t>(items.size()), [&](int worker, int64_t i) {
     const Item& item = items[i];
@@ -114,7 +117,7 @@ void Runtime::run_spans(const std::vector<Item>& items, int head_dim) {
   };
   const Item& last = items.back();
   float* partials = partials_.floats(last.partial0 + (last.span1 - last.span0) * size(last));
-  const int64_t each = attend_scratch(static_cast<int>(rows));
+  const int64_t each = attend_scratch(static_cast<int>(rows), head_dim);
   float* memory = scratch(each);
   pool().each(static_cast<int64_t>(pieces.size()), [&](int worker, int64_t p) {
     const Item& item = items[pieces[p].item];

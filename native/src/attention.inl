@@ -8,6 +8,10 @@
 //
 // Partial of a tile: per row [m, l, padding to 8 floats, acc[head_dim rounded up to 8]]. l < 0 marks
 // a row that sees nothing of the span.
+//
+// Cached rows are read as they are stored (kv_rows.inl) and added up in float32. An int8 row's scale
+// is one factor of its score, or of its value's weight. Where many rows share a tile, a slice of keys
+// or values is made float32 once for all of them: the same numbers, so the same results.
 
 struct Range {  // positions relative to the span's first
   int begin, end;
@@ -21,8 +25,8 @@ TF_INLINE Range row_range(const AttendTile& t, int64_t span, int token) {
 }
 
 // out[r][0..3] = q[r] . k[0..3]
-template <int Rows>
-TF_INLINE void dots(const float* const* q, const float* const* k, int depth, float* out) {
+template <int Rows, class Row>
+TF_INLINE void dots(const float* const* q, const uint8_t* const* k, int depth, float* out) {
   Simd::F acc[Rows][4];
   unroll<Rows>([&](auto r) TF_LAMBDA {
     unroll<4>([&](auto p) TF_LAMBDA { acc[r][p] = Simd::zero(); });
@@ -32,13 +36,13 @@ TF_INLINE void dots(const float* const* q, const float* const* k, int depth, flo
     Simd::F qd[Rows];
     unroll<Rows>([&](auto r) TF_LAMBDA { qd[r] = Simd::load(q[r] + d); });
     unroll<4>([&](auto p) TF_LAMBDA {
-      const Simd::F kd = Simd::load(k[p] + d);
+      const Simd::F kd = Row::load(k[p], d);
       unroll<Rows>([&](auto r) TF_LAMBDA { acc[r][p] = Simd::fma(qd[r], kd, acc[r][p]); });
     });
   }
   if (d < depth) {
     for (int p = 0; p < 4; ++p) {
-      const Simd::F kd = Simd::load_n(k[p] + d, depth - d);
+      const Simd::F kd = Row::load_n(k[p], d, depth - d);
       for (int r = 0; r < Rows; ++r) {
         acc[r][p] = Simd::fma(Simd::load_n(q[r] + d, depth - d), kd, acc[r][p]);
       }
@@ -49,36 +53,39 @@ TF_INLINE void dots(const float* const* q, const float* const* k, int depth, flo
   });
 }
 
-template <int Rows>
-void score_rows(const AttendTile& t, const float* const* keys, Range positions, int row, float* scores) {
+template <int Rows, class Row>
+void score_rows(const AttendTile& t, const uint8_t* const* keys, Range positions, int row, float* scores) {
   const float* q[Rows];
   for (int r = 0; r < Rows; ++r) {
     q[r] = t.q + (row + r) / t.group * t.q_token + (row + r) % t.group * t.q_head;
   }
-  for (int p = positions.begin; p < positions.end; p += 4) dots<Rows>(q, keys + p, t.head_dim, scores + p);
+  for (int p = positions.begin; p < positions.end; p += 4) dots<Rows, Row>(q, keys + p, t.head_dim, scores + p);
 }
 
 // Asks for the keys of the next slice and the values of this one, before the arithmetic on this
 // slice's keys: a block's rows are too short for the hardware to see where the next block begins.
-TF_INLINE void fetch_ahead(const AttendTile& t, const float* const* keys, Range slice, int end) {
-  const int step = slice.end - slice.begin;
+TF_INLINE void fetch_ahead(const AttendTile& t, const uint8_t* const* keys, Range slice, int end) {
+  const int step = slice.end - slice.begin, bytes = static_cast<int>(kv_row_bytes(t.type, t.head_dim));
   for (int p = slice.begin; p < slice.end; ++p) {
-    const float* value = keys[p] + t.cache_values;
-    const float* key = keys[p + step < end ? p + step : end - 1];
-    for (int d = 0; d < t.head_dim; d += 16) {
+    const uint8_t* value = keys[p] + t.cache_values;
+    const uint8_t* key = keys[p + step < end ? p + step : end - 1];
+    for (int d = 0; d < bytes; d += 64) {
       __builtin_prefetch(key + d, 0, 3);
       __builtin_prefetch(value + d, 0, 2);
     }
   }
 }
 
-// Scores to weights in place; m and l to the row's head.
-TF_INLINE void soften(const AttendTile& t, Range seen, float* scores, float* head) {
+// Scores to weights in place; m and l to the row's head. Scaled: the keys' factors are in key_scales.
+template <bool Scaled>
+TF_INLINE void soften(const AttendTile& t, Range seen, const float* key_scales, float* scores, float* head) {
   const Simd::F scale = Simd::set(t.scale), nothing = Simd::set(-__builtin_inff());
   const int begin = seen.begin / 8 * 8;
   Simd::F top = nothing;
   for (int p = begin; p < seen.end; p += 8) {
-    Simd::F s = Simd::mul(Simd::load(scores + p), scale);
+    Simd::F s = Simd::load(scores + p);
+    if constexpr (Scaled) s = Simd::mul(s, Simd::load(key_scales + p));
+    s = Simd::mul(s, scale);
     if (t.softcap != 0.0f) {
       const Simd::F cap = Simd::set(t.softcap);
       s = Simd::mul(tanh_lanes(Simd::div(s, cap)), cap);
@@ -100,19 +107,19 @@ TF_INLINE void soften(const AttendTile& t, Range seen, float* scores, float* hea
 }
 
 // acc[r][0 .. 8 Vectors) += sum over positions of weight[r][p] value[p]; lanes < 8: a partial vector.
-template <int Rows, int Vectors>
-TF_INLINE void weigh(const float* const* values, int offset, int lanes, Range positions,
+template <int Rows, int Vectors, class Row>
+TF_INLINE void weigh(const uint8_t* const* values, int offset, int lanes, Range positions,
                      const float* weights, float* acc, int64_t acc_row) {
   Simd::F sum[Rows][Vectors];
   unroll<Rows>([&](auto r) TF_LAMBDA {
     unroll<Vectors>([&](auto v) TF_LAMBDA { sum[r][v] = Simd::load(acc + r * acc_row + v * 8); });
   });
   for (int p = positions.begin; p < positions.end; ++p) {
-    const float* value = values[p] + offset;
     Simd::F w[Rows];
     unroll<Rows>([&](auto r) TF_LAMBDA { w[r] = Simd::set(weights[r * kScoreRow + p]); });
     unroll<Vectors>([&](auto v) TF_LAMBDA {
-      const Simd::F x = Vectors == 1 && lanes < 8 ? Simd::load_n(value, lanes) : Simd::load(value + v * 8);
+      const Simd::F x = Vectors == 1 && lanes < 8 ? Row::load_n(values[p], offset, lanes)
+                                                : Row::load(values[p], offset + v * 8);
       unroll<Rows>([&](auto r) TF_LAMBDA { sum[r][v] = Simd::fma(w[r], x, sum[r][v]); });
     });
   }
@@ -121,20 +128,20 @@ TF_INLINE void weigh(const float* const* values, int offset, int lanes, Range po
   });
 }
 
-template <int Rows>
-void weigh_rows(const float* const* values, int depth, Range positions, const float* weights,
+template <int Rows, class Row>
+void weigh_rows(const uint8_t* const* values, int depth, Range positions, const float* weights,
                 float* acc, int64_t acc_row) {
   if (positions.empty()) return;
   int d = 0;
-  for (; d + 32 <= depth; d += 32) weigh<Rows, 4>(values, d, 8, positions, weights, acc + d, acc_row);
-  for (; d + 8 <= depth; d += 8) weigh<Rows, 1>(values, d, 8, positions, weights, acc + d, acc_row);
-  if (d < depth) weigh<Rows, 1>(values, d, depth - d, positions, weights, acc + d, acc_row);
+  for (; d + 32 <= depth; d += 32) weigh<Rows, 4, Row>(values, d, 8, positions, weights, acc + d, acc_row);
+  for (; d + 8 <= depth; d += 8) weigh<Rows, 1, Row>(values, d, 8, positions, weights, acc + d, acc_row);
+  if (d < depth) weigh<Rows, 1, Row>(values, d, depth - d, positions, weights, acc + d, acc_row);
 }
 
 // Rows of one tile over one slice of positions. A row's own range may differ at the slice's edges:
 // there rows go one by one, in the middle together; for each row positions stay in order.
-template <int Rows>
-void weigh_tile(const AttendTile& t, int64_t span, const float* const* values, Range slice, int row,
+template <int Rows, class Row>
+void weigh_tile(const AttendTile& t, int64_t span, const uint8_t* const* values, Range slice, int row,
                 const float* weights, float* acc, int64_t acc_row) {
   const auto clip = [&](int r) {
     const Range own = row_range(t, span, (row + r) / t.group);
@@ -145,31 +152,39 @@ void weigh_tile(const AttendTile& t, int64_t span, const float* const* values, R
   const Range common{newest.begin, oldest.end};
   if (Rows == 1 || common.empty()) {
     for (int r = 0; r < Rows; ++r) {
-      weigh_rows<1>(values, t.head_dim, clip(r), weights + r * kScoreRow, acc + r * acc_row, acc_row);
+      weigh_rows<1, Row>(values, t.head_dim, clip(r), weights + r * kScoreRow, acc + r * acc_row, acc_row);
     }
     return;
   }
   for (int r = 0; r < Rows; ++r) {
-    weigh_rows<1>(values, t.head_dim, Range{clip(r).begin, common.begin}, weights + r * kScoreRow,
+    weigh_rows<1, Row>(values, t.head_dim, Range{clip(r).begin, common.begin}, weights + r * kScoreRow,
                   acc + r * acc_row, acc_row);
   }
-  weigh_rows<Rows>(values, t.head_dim, common, weights, acc, acc_row);
+  weigh_rows<Rows, Row>(values, t.head_dim, common, weights, acc, acc_row);
   for (int r = 0; r < Rows; ++r) {
-    weigh_rows<1>(values, t.head_dim, Range{common.end, clip(r).end}, weights + r * kScoreRow,
+    weigh_rows<1, Row>(values, t.head_dim, Range{common.end, clip(r).end}, weights + r * kScoreRow,
                   acc + r * acc_row, acc_row);
   }
 }
 
 // Where each key of the tile's range begins. Positions outside it (block table -1) are never touched;
 // up to three entries past the end repeat the last, for the groups of four in `dots`.
-TF_INLINE void locate(const AttendTile& t, int64_t span, Range positions, const float** keys) {
+TF_INLINE void locate(const AttendTile& t, int64_t span, Range positions, const uint8_t** keys) {
   int64_t block = (span * kSpan + positions.begin) / t.block_tokens;
   int slot = static_cast<int>((span * kSpan + positions.begin) % t.block_tokens);
   for (int p = positions.begin; p < positions.end; ++block, slot = 0) {
-    const float* key = t.cache + t.table[block] * t.cache_block + slot * t.cache_token;
+    const uint8_t* key = t.cache + t.table[block] * t.cache_block + slot * t.cache_token;
     for (; slot < t.block_tokens && p < positions.end; ++slot, ++p, key += t.cache_token) keys[p] = key;
   }
   for (int i = 0; i < 3; ++i) keys[positions.end + i] = keys[positions.end - 1];
+}
+
+template <int Most, class F>
+TF_INLINE void with_rows(int rows, const F& f) {
+  if constexpr (Most > 1) {
+    if (rows < Most) return with_rows<Most - 1>(rows, f);
+  }
+  f(std::integral_constant<int, Most>{});
 }
 
 template <class F>
@@ -177,49 +192,97 @@ TF_INLINE void each_tile(int rows, const F& f) {
   const int tiles = (rows + Simd::attend_rows - 1) / Simd::attend_rows;
   for (int i = 0; i < tiles; ++i) {
     const TileRange tile = tile_of(rows, Simd::attend_rows, i);
-    const int row = static_cast<int>(tile.begin);
-    if (tile.rows == 3) f(std::integral_constant<int, 3>{}, row);
-    else if (tile.rows == 2) f(std::integral_constant<int, 2>{}, row);
-    else f(std::integral_constant<int, 1>{}, row);
+    with_rows<Simd::attend_rows>(tile.rows, [&](auto n) TF_LAMBDA { f(n, static_cast<int>(tile.begin)); });
   }
+}
+
+// The factors of a slice of int8 rows, which stand behind their codes.
+TF_INLINE void read_scales(const uint8_t* const* rows, int depth, Range slice, float* scales) {
+  for (int p = slice.begin; p < slice.end; ++p) std::memcpy(scales + p, rows[p] + depth, sizeof(float));
+}
+
+// Weights of a slice times their values' factors. What lies outside a row's own range is never read.
+TF_INLINE void scale_weights(const float* scales, Range slice, float* weights) {
+  for (int p = slice.begin; p < slice.end; p += 8) {
+    const int n = slice.end - p < 8 ? slice.end - p : 8;
+    Simd::store_n(weights + p, Simd::mul(Simd::load_n(weights + p, n), Simd::load_n(scales + p, n)), n);
+  }
+}
+
+// A slice of rows as float32 lanes in `floats`; returns their addresses, in `list` at the same places.
+template <class Row>
+const uint8_t* const* widen(const uint8_t* const* rows, int depth, Range slice, float* floats,
+                            const uint8_t** list) {
+  for (int p = slice.begin; p < slice.end; ++p) {
+    list[p] = reinterpret_cast<const uint8_t*>(floats);
+    int d = 0;
+    for (; d + 8 <= depth; d += 8) Simd::store(floats + d, Row::load(rows[p], d));
+    if (d < depth) Simd::store(floats + d, Row::load_n(rows[p], d, depth - d));
+    floats += (depth + 7) / 8 * 8;
+  }
+  for (int i = 0; i < 3; ++i) list[slice.end + i] = list[slice.end - 1];
+  return list;
+}
+
+template <class Row>
+void attend_span_of(const AttendTile& t, int64_t span, Range all, float* partial, float* scratch) {
+  const int rows = t.tokens * t.group, depth = t.head_dim;
+  const int64_t row_floats = attend_row_floats(depth);
+  float* scores = scratch;
+  float* scales = scores + rows * kScoreRow;
+  const uint8_t** cached = reinterpret_cast<const uint8_t**>(scales + 2 * kScoreRow);
+  const uint8_t** widened = cached + kScoreRow;
+  float* floats = scales + 6 * kScoreRow;
+  const bool wide = !std::is_same_v<Row, RowF32> && rows > 2 * Simd::attend_rows;
+  locate(t, span, all, cached);
+
+  // Slices of keys small enough to stay in the first-level cache while all rows pass.
+  const int step = depth <= 64 ? 32 : depth <= 128 ? 16 : 8;
+  const auto each_slice = [&](int size, const auto& f) TF_LAMBDA {
+    for (int p = all.begin; p < all.end; p += size) {
+      const Range slice{p, p + size < all.end ? p + size : all.end};
+      if (wide) f(slice, RowF32{}, widen<Row>(cached, depth, slice, floats, widened));
+      else f(slice, Row{}, cached);
+    }
+  };
+  each_slice(step, [&](Range slice, auto row, const uint8_t* const* keys) TF_LAMBDA {
+    fetch_ahead(t, cached, slice, all.end);
+    if constexpr (Row::scaled) read_scales(cached, depth, slice, scales);
+    each_tile(rows, [&](auto n, int r) TF_LAMBDA {
+      score_rows<n, decltype(row)>(t, keys, slice, r, scores + r * kScoreRow);
+    });
+  });
+  for (int r = 0; r < rows; ++r) {
+    const Range seen = row_range(t, span, r / t.group);
+    float* head = partial + r * row_floats;
+    if (seen.empty()) head[1] = -1.0f;
+    else soften<Row::scaled>(t, seen, scales, scores + r * kScoreRow, head);
+  }
+  for (int p = all.begin; p < all.end + 3; ++p) cached[p] += t.cache_values;
+  each_slice(2 * step, [&](Range slice, auto row, const uint8_t* const* values) TF_LAMBDA {
+    if constexpr (Row::scaled) {
+      read_scales(cached, depth, slice, scales);
+      for (int r = 0; r < rows; ++r) scale_weights(scales, slice, scores + r * kScoreRow);
+    }
+    each_tile(rows, [&](auto n, int r) TF_LAMBDA {
+      weigh_tile<n, decltype(row)>(t, span, values, slice, r, scores + r * kScoreRow,
+                                   partial + r * row_floats + 8, row_floats);
+    });
+  });
 }
 
 void attend_span(const AttendTile& t, int64_t span, float* partial, float* scratch) {
   const int rows = t.tokens * t.group;
   const int64_t row_floats = attend_row_floats(t.head_dim);
   const Range all{row_range(t, span, 0).begin, row_range(t, span, t.tokens - 1).end};
-  float* scores = scratch;
-  const float** keys = reinterpret_cast<const float**>(scratch + rows * kScoreRow);
   std::memset(partial, 0, rows * row_floats * sizeof(float));
   if (all.empty()) {
     for (int r = 0; r < rows; ++r) partial[r * row_floats + 1] = -1.0f;
     return;
   }
-  locate(t, span, all, keys);
-
-  // Slices of keys small enough to stay in the first-level cache while all rows pass.
-  const int step = t.head_dim <= 64 ? 32 : t.head_dim <= 128 ? 16 : 8;
-  for (int p = all.begin; p < all.end; p += step) {
-    const Range slice{p, p + step < all.end ? p + step : all.end};
-    fetch_ahead(t, keys, slice, all.end);
-    each_tile(rows, [&](auto n, int row) {
-      score_rows<n>(t, keys, slice, row, scores + row * kScoreRow);
-    });
-  }
-  for (int r = 0; r < rows; ++r) {
-    const Range seen = row_range(t, span, r / t.group);
-    float* head = partial + r * row_floats;
-    if (seen.empty()) head[1] = -1.0f;
-    else soften(t, seen, scores + r * kScoreRow, head);
-  }
-  for (int p = all.begin; p < all.end; ++p) keys[p] += t.cache_values;
-  for (int p = all.begin; p < all.end; p += 2 * step) {
-    const Range slice{p, p + 2 * step < all.end ? p + 2 * step : all.end};
-    each_tile(rows, [&](auto n, int row) {
-      weigh_tile<n>(t, span, keys, slice, row, scores + row * kScoreRow, partial + row * row_floats + 8,
-                    row_floats);
-    });
-  }
+  with_kv_row(t.type, [&](auto row) TF_LAMBDA {
+    attend_span_of<decltype(row)>(t, span, all, partial, scratch);
+  });
 }
 
 // total := total merged with the next span's partial.
@@ -242,14 +305,23 @@ void attend_merge(const AttendTile& t, float* total, const float* partial) {
   }
 }
 
+// Numerator over denominator. A sink is one more logit of the row's softmax, without a value.
 void attend_finish(const AttendTile& t, const float* total) {
   const int64_t row_floats = attend_row_floats(t.head_dim);
   for (int r = 0; r < t.tokens * t.group; ++r, total += row_floats) {
-    float* out = t.out + r / t.group * t.out_token + r % t.group * t.out_head;
-    const Simd::F sum = Simd::set(total[1]);
+    const int token = r / t.group, head = r % t.group;
+    float* out = t.out + token * t.out_token + head * t.out_head;
+    Simd::F top = Simd::set(total[0]), sum = Simd::set(total[1]), share = Simd::set(1.0f);
+    if (t.sinks) {
+      const Simd::F sink = Simd::set(t.sinks[head]), most = Simd::max(sink, top);
+      share = exp_lanes(Simd::sub(top, most));
+      sum = Simd::fma(sum, share, exp_lanes(Simd::sub(sink, most)));
+      top = most;
+    }
     for (int d = 0; d < t.head_dim; d += 8) {
       const int n = t.head_dim - d < 8 ? t.head_dim - d : 8;
-      Simd::store_n(out + d, Simd::div(Simd::load(total + 8 + d), sum), n);
+      Simd::store_n(out + d, Simd::div(Simd::mul(Simd::load(total + 8 + d), share), sum), n);
     }
+    if (t.lse) t.lse[token * t.lse_token + head] = Simd::max_lane(top) + std::log(Simd::max_lane(sum));
   }
 }

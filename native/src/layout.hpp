@@ -20,6 +20,13 @@ namespace tenfold {
 enum class Kind : int { f32, f16, bf16, q4_0, q4_1, q5_0, q8_0, q4_k, q6_k };
 constexpr int kKinds = 9;
 
+enum class KvType : int { f32, f16, bf16, int8 };  // of the cache's keys and values
+constexpr int kKvTypes = 4;
+
+constexpr int64_t kv_row_bytes(KvType type, int64_t head_dim) {
+  return type == KvType::f32 ? 4 * head_dim : type == KvType::int8 ? head_dim + 4 : 2 * head_dim;
+}
+
 constexpr int kPanel = 32;   // outputs of a panel
 constexpr int kBlock = 32;   // columns of a quantised block
 constexpr int kChunk = 256;  // columns added up before the running total is touched

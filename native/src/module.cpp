@@ -25,6 +25,11 @@ Kind kind_of(int code) {
   return static_cast<Kind>(code);
 }
 
+KvType kv_type(int code) {
+  if (code < 0 || code >= kKvTypes) throw std::invalid_argument("unknown cache type code");
+  return static_cast<KvType>(code);
+}
+
 // Lets other Python threads run, for calls long enough to be worth the hand-over.
 class Unlocked {
  public:
@@ -64,27 +69,28 @@ void embed(Runtime& self, int kind, Address w, int64_t bytes, int64_t rows, int6
 }
 
 void attention(Runtime& self, Address q, int64_t tokens, int64_t heads, int64_t head_dim, int64_t q_token,
-               int64_t q_head, Address cache, int64_t blocks, int64_t kv_heads, int64_t block_tokens,
+               int64_t q_head, int type, Address cache, int64_t blocks, int64_t kv_heads, int64_t block_tokens,
                int64_t block_stride, int64_t layer_stride, int64_t kv_stride, int64_t head_stride,
                int64_t token_stride, int64_t layer, Address table, int64_t sequences, int64_t columns,
                int64_t table_stride, Address starts, Address context, float scale, int64_t window,
-               float softcap, Address out) {
+               float softcap, Address sinks, Address out, Address lse) {
   const Unlocked unlocked(true);
   self.attention({{at<float>(q), tokens, heads, q_token, q_head, head_dim},
-                  {at<float>(cache), blocks, 0, kv_heads, block_tokens, head_dim, block_stride,
-                   layer_stride, kv_stride, head_stride, token_stride},
+                  {kv_type(type), at<uint8_t>(cache), blocks, 0, kv_heads, block_tokens, head_dim,
+                   block_stride, layer_stride, kv_stride, head_stride, token_stride},
                   layer, at<int32_t>(table), sequences, columns, table_stride, at<int32_t>(starts),
-                  at<int32_t>(context), scale, window, softcap, at<float>(out)});
+                  at<int32_t>(context), scale, window, softcap, at<float>(sinks), at<float>(out),
+                  at<float>(lse)});
 }
 
 void store_kv(Runtime& self, Address k, int64_t k_token, int64_t k_head, Address v, int64_t v_token,
-              int64_t v_head, int64_t tokens, Address cache, int64_t blocks, int64_t kv_heads,
+              int64_t v_head, int64_t tokens, int type, Address cache, int64_t blocks, int64_t kv_heads,
               int64_t block_tokens, int64_t head_dim, int64_t block_stride, int64_t layer_stride,
               int64_t kv_stride, int64_t head_stride, int64_t token_stride, int64_t layer, Address slots) {
   self.store_kv({at<float>(k), tokens, kv_heads, k_token, k_head, head_dim},
                 {at<float>(v), tokens, kv_heads, v_token, v_head, head_dim},
-                {at<float>(cache), blocks, 0, kv_heads, block_tokens, head_dim, block_stride, layer_stride,
-                 kv_stride, head_stride, token_stride},
+                {kv_type(type), at<uint8_t>(cache), blocks, 0, kv_heads, block_tokens, head_dim,
+                 block_stride, layer_stride, kv_stride, head_stride, token_stride},
                 layer, at<int32_t>(slots));
 }
 

@@ -310,16 +310,17 @@ void Runtime::store_kv(const Rows& k, const Rows& v, const Cache& cache, int64_t
                                     std::to_string(room) + " slots");
       }
     }
-    for (int64_t t = 0; t < k.tokens; ++t) {
-      float* block = cache.data + slots[t] / cache.block_tokens * cache.block_stride +
-                     layer * cache.layer_stride + slots[t] % cache.block_tokens * cache.token_stride;
+    const int width = static_cast<int>(k.n);
+    rows_of(k.tokens, k.tokens * k.heads * k.n, [=](int, int64_t t) {
+      uint8_t* block = cache.data + slots[t] / cache.block_tokens * cache.block_stride +
+                       layer * cache.layer_stride + slots[t] % cache.block_tokens * cache.token_stride;
       for (int64_t h = 0; h < k.heads; ++h) {
-        float* to = block + h * cache.head_stride;
-        std::memcpy(to, k.data + t * k.token_stride + h * k.head_stride, k.n * sizeof(float));
-        std::memcpy(to + cache.kv_stride, v.data + t * v.token_stride + h * v.head_stride,
-                    v.n * sizeof(float));
+        uint8_t* to = block + h * cache.head_stride;
+        arch_->store_row(cache.type, k.data + t * k.token_stride + h * k.head_stride, width, to);
+        arch_->store_row(cache.type, v.data + t * v.token_stride + h * v.head_stride, width,
+                         to + cache.kv_stride);
       }
-    }
+    });
   });
 }
 

@@ -32,8 +32,10 @@ struct Rows {  // T rows of H x n floats with strides; H = 1 for plain matrices
   int64_t tokens, heads, token_stride, head_stride, n;
 };
 
-struct Cache {  // keys and values: (blocks, layers, 2, heads, block tokens, head dim), strides in floats
-  float* data;
+// Keys and values: (blocks, layers, 2, heads, block tokens, one row's bytes), strides in bytes.
+struct Cache {
+  KvType type;
+  uint8_t* data;
   int64_t blocks, layers, heads, block_tokens, head_dim;
   int64_t block_stride, layer_stride, kv_stride, head_stride, token_stride;
 };
@@ -56,7 +58,9 @@ struct Attend {
   float scale;
   int64_t window;  // 0: none
   float softcap;   // 0: none
-  float* out;      // (T, H, D), dense
+  const float* sinks;  // (H), or null
+  float* out;          // (T, H, D), dense
+  float* lse;          // (T, H), dense, or null
 };
 
 // Operations in the order they were recorded, each with the addresses it was given. What lies at those

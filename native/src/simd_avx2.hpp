@@ -79,6 +79,26 @@ struct Simd {
     const I wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p)));
     return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
   }
+  static TF_INLINE F load_i8(const void* p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(p))));
+  }
+  static TF_INLINE void store_f16(void* p, F v) {
+    _mm_storeu_si128(static_cast<__m128i*>(p),
+                     _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
+  static TF_INLINE void store_bf16(void* p, F v) {  // to nearest even
+    const I wide = _mm256_castps_si256(v), one = _mm256_set1_epi32(1);
+    const I odd = _mm256_and_si256(_mm256_srli_epi32(wide, 16), one);
+    const I near = _mm256_add_epi32(_mm256_add_epi32(wide, _mm256_set1_epi32(0x7fff)), odd);
+    const I nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+    const I kept = _mm256_blendv_epi8(near, _mm256_set1_epi32(0x7fc00000), nan);
+    _mm_storeu_si128(static_cast<__m128i*>(p), narrow(_mm256_srli_epi32(kept, 16)));
+  }
+  static TF_INLINE void store_i8(void* p, F v) {  // whole numbers within [-128, 127]
+    const I wide = _mm256_cvtps_epi32(v);
+    const __m128i half = _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+    _mm_storel_epi64(static_cast<__m128i*>(p), _mm_packs_epi16(half, half));
+  }
   static TF_INLINE I load_codes(const void* p) {
     return _mm256_loadu_si256(static_cast<const __m256i*>(p));
   }
@@ -96,6 +116,9 @@ struct Simd {
   }
 
  private:
+  static TF_INLINE __m128i narrow(I v) {  // lanes below 2^16 to 16 bits
+    return _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  }
   static TF_INLINE I first(int n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
   }

@@ -138,6 +138,33 @@ struct Simd {
     return {(f4)(__builtin_convertvector(half[0], u4) << 16),
             (f4)(__builtin_convertvector(half[1], u4) << 16)};
   }
+  static TF_INLINE F load_i8(const void* p) {
+    int8_t code[8];
+    std::memcpy(code, p, 8);
+    float all[8];
+    for (int i = 0; i < 8; ++i) all[i] = code[i];
+    return load(all);
+  }
+  static TF_INLINE void store_f16(void* p, F v) {
+    const h4 half[2] = {to_f16(v.lo), to_f16(v.hi)};
+    std::memcpy(p, half, 16);
+  }
+  static TF_INLINE void store_bf16(void* p, F v) {  // to nearest even
+    const I wide = map(bits(v), [](u4 b) {
+      const u4 nan = (u4)((b & 0x7fffffffu) > 0x7f800000u), near = b + 0x7fffu + ((b >> 16) & 1u);
+      return ((near & ~nan) | (0x7fc00000u & nan)) >> 16;
+    });
+    const h4 half[2] = {__builtin_convertvector(wide.lo, h4), __builtin_convertvector(wide.hi, h4)};
+    std::memcpy(p, half, 16);
+  }
+  static TF_INLINE void store_i8(void* p, F v) {  // whole numbers within [-128, 127]
+    int8_t code[8];
+    for (int i = 0; i < 4; ++i) {
+      code[i] = static_cast<int8_t>(v.lo[i]);
+      code[4 + i] = static_cast<int8_t>(v.hi[i]);
+    }
+    std::memcpy(p, code, 8);
+  }
   static TF_INLINE I load_codes(const void* p) {
     I v;
     std::memcpy(&v, p, 32);
@@ -172,6 +199,23 @@ struct Simd {
     const u4 finite = (u4)((f4)size * scale);
     const u4 special = (u4)(size >= 0x0f800000u) & 0x7f800000u;  // infinities and NaN
     return (f4)(finite | special | ((wide & 0x8000u) << 16));
+#endif
+  }
+  static TF_INLINE h4 to_f16(f4 v) {  // to nearest even
+#if defined(__aarch64__)
+    return (h4)vcvt_f16_f32((float32x4_t)v);
+#else
+    const u4 wide = (u4)v, size = wide & 0x7fffffffu;
+    // Ordinary numbers: the exponent's bias moves, 13 bits are rounded away.
+    const u4 normal = (size - 0x38000000u + 0xfffu + ((size >> 13) & 1u)) >> 13;
+    // Below 2^-14 the sum's own rounding leaves the bits: one unit of 0.5f is 2^-24.
+    const u4 small = (u4)((f4)size + 0.5f) - 0x3f000000u;
+    const u4 is_small = (u4)(size < 0x38800000u), is_large = (u4)(size >= 0x477ff000u);
+    const u4 is_nan = (u4)(size > 0x7f800000u);
+    u4 half = (small & is_small) | (normal & ~is_small);
+    half = (half & ~is_large) | (0x7c00u & is_large);
+    half |= 0x0200u & is_nan;
+    return __builtin_convertvector(half | ((wide >> 16) & 0x8000u), h4);
 #endif
   }
 };

@@ -106,6 +106,7 @@ class Runtime:
         v_token: int,
         v_head: int,
         tokens: int,
+        kv_type: int,
         cache: int,
         blocks: int,
         kv_heads: int,
@@ -127,6 +128,7 @@ class Runtime:
         head_dim: int,
         q_token: int,
         q_head: int,
+        kv_type: int,
         cache: int,
         blocks: int,
         kv_heads: int,
@@ -146,5 +148,7 @@ class Runtime:
         scale: float,
         window: int,
         softcap: float,
+        sinks: int,
         out: int,
+        lse: int,
     ) -> None: ...

@@ -97,11 +97,15 @@ def test_models_of_the_file(tmp_path: Path) -> None:
         source = "hf:org/Some-Model"
         context_length = 512
         kv_limit = "1GiB"
+        kv_dtype = "bf16"
         """,
     )
-    small, big = load_config(path, env={}).to_models()
+    loaded = load_config(path, ["device.kv_dtype=f16"], env={})
+    small, big = loaded.to_models()
     assert (small.name, small.source, small.pin) == ("smollm2-135m", "smollm2-135m", True)
     assert (big.name, big.source, big.kv_limit_bytes) == ("big", "hf:org/Some-Model", 1 << 30)
+    assert big.kv_dtype == "bf16" and loaded.to_device_settings().kv_dtype == "f16"
+    assert small.kv_dtype is None
     assert big.context_length == 512
 
 

@@ -132,7 +132,6 @@ class Sim:
             list(groups),
             [pages] * len(groups),
             block_tokens=BLOCK,
-            dtype_bytes=4,
             page_bytes=PAGE,
             capacity_blocks=[blocks] * len(groups),
             prefix_cache=self.settings.prefix_cache,

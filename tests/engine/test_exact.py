@@ -6,16 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from engine.harness import Recorder, costs
 from models.tiny import make_tiny
 from tenfold.core.clock import VirtualClock
-from tenfold.core.messages import Generate, LoadModel, RequestFailed, StepDone
+from tenfold.core.messages import Generate, LoadModel, ModelOptions, RequestFailed, StepDone
 from tenfold.core.settings import DeviceSettings
 from tenfold.core.types import EngineRequest, SamplingParams
 from tenfold.engine.device import Device
 from tenfold.engine.engine import Engine
 from tenfold.engine.instance import GenerateInstance
+from tenfold.engine.runner import TorchRunner
 from tenfold.engine.sequence import Choice, StepPlan
 from tenfold.engine.simulated import SimulatedRunner
 
@@ -25,7 +27,7 @@ FAMILIES = ["llama", "gemma3_text", "qwen2_moe"]
 class Real:
     """A real device with one tiny model; steps take a cost model's time on a virtual clock."""
 
-    def __init__(self, path: Path, **settings: object) -> None:
+    def __init__(self, path: Path, options: ModelOptions | None = None, **settings: object) -> None:
         values = {"memory_bytes": 24 << 20, "page_bytes": 16 << 10, "threads": 1, **settings}
         self.clock = VirtualClock()
         self.tokens: dict[str, list[int]] = {}
@@ -33,7 +35,7 @@ class Real:
         self.failed: list[RequestFailed] = []
         device = Device(DeviceSettings(**values))  # type: ignore[arg-type]
         self.engine = Engine(device, self.clock, self._hear)
-        self.engine.handle(LoadModel("m", str(path)))
+        self.engine.handle(LoadModel("m", str(path), options or ModelOptions()))
         while self.engine.loading:
             self.engine.step()
         instance = self.engine.instances["m"]
@@ -135,6 +137,41 @@ def test_tokens_do_not_depend_on_company(
     real.close()
 
 
+@pytest.mark.parametrize("dtype", ["f16", "bf16", "int8"])
+def test_nor_do_they_with_smaller_keys_and_values(tiny: Path, dtype: str) -> None:
+    """Beside each other, in small chunks, from the prefix cache, and after preemption."""
+    lone = Real(tiny, prefix_cache=False, kv_dtype=dtype)
+    for name, prompt in _prompts().items():
+        lone.ask(name, prompt)
+        lone.run()
+    for settings in ({}, {"max_step_tokens": 7, "threads": 3, "block_tokens": 5}):
+        real = Real(tiny, kv_dtype=dtype, **settings)
+        for group, kv in zip(real.instance.batcher.cache.groups, _caches(real), strict=True):
+            assert kv.itemsize * kv.shape[-1] == group.row_bytes < group.head_dim * 4
+        for turn in ("first-", "again-"):
+            for name, prompt in _prompts().items():
+                real.ask(turn + name, prompt)
+            real.run()
+            assert {name: real.tokens[turn + name] for name in lone.tokens} == lone.tokens
+        real.close()
+    lone.close()
+
+
+def _caches(real: Real) -> list[Tensor]:
+    runner = real.recorder.inner.inner  # type: ignore[attr-defined]
+    assert isinstance(runner, TorchRunner)
+    return runner.kv
+
+
+def test_a_model_s_own_type_comes_before_the_device_s(tiny: Path) -> None:
+    real = Real(tiny, kv_dtype="f16", options=ModelOptions(kv_dtype="int8"))
+    groups = real.instance.batcher.cache.groups
+    assert {group.dtype for group in groups} == {"int8"}
+    per_token = sum(group.block_bytes(1) for group in groups)
+    assert real.instance.facts.kv_bytes_per_token == per_token
+    real.close()
+
+
 def test_tokens_survive_preemption(tiny: Path) -> None:
     def run(**settings: object) -> Real:
         real = Real(tiny, **settings)
@@ -153,7 +190,7 @@ def test_tokens_survive_preemption(tiny: Path) -> None:
         blocks = -(-longest // 16)
         if group.window is not None:
             blocks = min(blocks, group.window // 16 + 2)
-        least += -(-blocks * group.block_bytes(16, 4) // (16 << 10))
+        least += -(-blocks * group.block_bytes(16) // (16 << 10))
     preemptions = 0
     for slack in (6, 4, 2, 1):
         tight = run(memory_bytes=(least + slack) * (16 << 10))

@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from tenfold.core.types import KVDtype
 from tenfold.kernels.base import Kernels, PackedWeight, WeightKind
+from tenfold.kernels.kv_rows import decode, encode, kv_row
 from tenfold.kernels.quant import block_of, raw_bytes
 from tenfold.kernels.torch_ref import TorchKernels
 
@@ -71,7 +73,7 @@ class Paged:
     starts_S1: Tensor
     context_S: Tensor
     keys: list[Tensor]
-    """Per sequence (positions, K, D), for the definition."""
+    """Per sequence (positions, K, D) in float64, for the definition."""
     values: list[Tensor]
 
     def rows(self, s: int) -> slice:
@@ -89,19 +91,23 @@ def paged(
     layer: int = 1,
     window: int | None = None,
     seed: int = 0,
+    dtype: KVDtype = "f32",
 ) -> Paged:
     """``lengths``: (context, new tokens) of each sequence. Blocks lie in random places, further
-    apart than dense; blocks behind ``window`` are -1 in the table and their place holds NaN."""
+    apart than dense; blocks behind ``window`` are -1 in the table and their place holds NaN. The
+    keys and values of the definition are what the cache's ``dtype`` left of random numbers."""
     g = torch.Generator().manual_seed(seed)
     needs = [-(-(context + new) // block_tokens) for context, new in lengths]
     blocks = sum(needs) + 2
-    spaced = torch.full((blocks, layers + 1, 2, kv_heads, block_tokens, dim), math.nan)
+    kind = kv_row(dtype, dim)[1]
+    nothing = encode(torch.full((dim,), math.nan), kind)
+    spaced = nothing.repeat(blocks, layers + 1, 2, kv_heads, block_tokens, 1)
     cache = spaced[:, :layers]
     places = torch.randperm(blocks, generator=g).tolist()
     table = torch.full((len(lengths), max([*needs, 1])), -1, dtype=torch.int32)
     keys, values = [], []
     for s, (context, new) in enumerate(lengths):
-        k, v = torch.randn(2, context + new, kv_heads, dim, generator=g)
+        k, v = encode(torch.randn(2, context + new, kv_heads, dim, generator=g), kind)
         first = max(0, context - window + 1) if window else 0
         for b in range(first // block_tokens if new else needs[s], needs[s]):
             place = places.pop()
@@ -110,8 +116,8 @@ def paged(
             size = at.stop - at.start
             cache[place, layer, 0, :, :size] = k[at].transpose(0, 1)
             cache[place, layer, 1, :, :size] = v[at].transpose(0, 1)
-        keys.append(k)
-        values.append(v)
+        keys.append(decode(k))
+        values.append(decode(v))
     counts = torch.tensor([0, *(new for _, new in lengths)])
     return Paged(
         q_THD=torch.randn(int(counts.sum()), heads, dim, generator=g),
@@ -131,22 +137,36 @@ def attend(kernels: Kernels, case: Paged, layer: int = 1, **options: Any) -> Ten
     )
 
 
-def attention_definition(
-    case: Paged, *, scale: float, window: int | None = None, softcap: float | None = None
-) -> Tensor:
+def attention_definition(case: Paged, **options: Any) -> Tensor:
     """Softmax attention, word for word, in float64."""
+    return attention_and_lse(case, **options)[0]
+
+
+def attention_and_lse(
+    case: Paged,
+    *,
+    scale: float,
+    window: int | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(T, H, D) and the logarithm (T, H) of each softmax's denominator."""
     out = torch.empty(case.q_THD.shape, dtype=torch.float64)
+    lse = torch.empty(case.q_THD.shape[:2], dtype=torch.float64)
     for s, (k, v) in enumerate(zip(case.keys, case.values, strict=True)):
         q = case.q_THD[case.rows(s)].double()
         group = q.shape[1] // k.shape[1]
-        scores = torch.einsum("thd,phd->htp", q, k.double().repeat_interleave(group, 1)) * scale
+        scores = torch.einsum("thd,phd->htp", q, k.repeat_interleave(group, 1)) * scale
         if softcap is not None:
             scores = torch.tanh(scores / softcap) * softcap
         position = torch.arange(q.shape[0])[:, None] + int(case.context_S[s])
         at = torch.arange(k.shape[0])[None, :]
         hidden = (at > position) | ((at <= position - window) if window else (at < 0))
-        weights = scores.masked_fill(hidden, -math.inf).softmax(-1)
-        out[case.rows(s)] = torch.einsum(
-            "htp,phd->thd", weights, v.double().repeat_interleave(group, 1)
-        )
-    return out
+        scores = scores.masked_fill(hidden, -math.inf)
+        if sinks is not None:  # one more column, which has no value
+            extra = sinks.double()[:, None, None].expand(-1, q.shape[0], 1)
+            scores = torch.cat([scores, extra], -1)
+        weights = scores.softmax(-1)[..., : k.shape[0]]
+        out[case.rows(s)] = torch.einsum("htp,phd->thd", weights, v.repeat_interleave(group, 1))
+        lse[case.rows(s)] = scores.logsumexp(-1).T
+    return out, lse

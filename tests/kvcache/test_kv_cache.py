@@ -23,8 +23,7 @@ def make(
         groups,
         [FakePages(budget) for _ in groups],
         block_tokens=B,
-        dtype_bytes=1,
-        page_bytes=2 * B,
+        page_bytes=8 * B,
         capacity_blocks=[capacity] * len(groups),
         prefix_cache=prefix_cache,
     )
@@ -206,8 +205,7 @@ def test_what_can_never_be_held() -> None:
         [KVGroup("g", (0,), 1, 1)],
         [FakePages(Budget(99))],
         block_tokens=B,
-        dtype_bytes=1,
-        page_bytes=2 * B,
+        page_bytes=8 * B,
         capacity_blocks=[99],
         page_limit=3,
     )

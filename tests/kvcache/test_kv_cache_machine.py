@@ -49,9 +49,9 @@ class CacheMachine(RuleBasedStateMachine):
         collide: bool,
         prefix_cache: bool,
     ) -> None:
-        groups = [KVGroup("global", (0,), 1, 1)]
+        groups = [KVGroup("global", (0,), 1, 1, dtype="f16")]
         if window is not None:
-            groups.append(KVGroup("sliding", (1, 2), 1, 1, window))
+            groups.append(KVGroup("sliding", (1, 2), 1, 1, window, "f16"))
         self.size = size
         self.windows = [group.window for group in groups]
         self.budget = Budget(pages)
@@ -60,7 +60,6 @@ class CacheMachine(RuleBasedStateMachine):
             groups,
             [FakePages(self.budget) for _ in groups],
             block_tokens=size,
-            dtype_bytes=2,
             page_bytes=7,
             capacity_blocks=[capacity for _ in groups],
             prefix_cache=prefix_cache,

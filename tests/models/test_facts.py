@@ -10,6 +10,7 @@ import pytest
 
 from models.tiny import FAMILIES, make_tiny
 from tenfold.core.errors import ConfigError
+from tenfold.kernels.torch_ref import TorchKernels
 from tenfold.models.batch import Rank
 from tenfold.models.checkpoint import describe_checkpoint, open_checkpoint
 from tenfold.models.spec import spec_from_dict, spec_to_dict
@@ -81,3 +82,11 @@ def test_describing_needs_no_torch(tmp_path):
         f"d(Path({str(tmp_path)!r})); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_kv_type_that_the_kernels_lack_is_refused(tmp_path, load, monkeypatch):
+    monkeypatch.setattr(TorchKernels, "kv_dtypes", ("f32", "f16"))
+    path = make_tiny("llama", tmp_path)
+    assert load(path, kv_dtype="f16").model.kv_groups[0].dtype == "f16"
+    with pytest.raises(ConfigError, match=r"as int8; set device.kv_dtype to one of f32, f16"):
+        load(path, kv_dtype="int8")

@@ -22,6 +22,7 @@ from tenfold.core.errors import ConfigError
 from tenfold.core.names import check_name
 from tenfold.core.settings import ClientSettings, DeviceSettings, ModelSetup, QueueSettings
 from tenfold.core.sizes import parse_bytes, parse_share
+from tenfold.core.types import KVDtype
 
 
 def _bytes(value: int | str) -> int:
@@ -103,6 +104,7 @@ class DeviceSection(Section):
         default="anon", description="where pages come from"
     )
     block_tokens: Positive = Field(default=16, description="tokens in one KV block")
+    kv_dtype: KVDtype = Field(default="f32", description="how keys and values are kept")
     prefix_cache: bool = Field(
         default=True, description="keep finished prefixes for later requests"
     )
@@ -170,6 +172,7 @@ class ModelSection(Section):
     context_length: Positive | None = Field(default=None, description="shorten the model's context")
     kv_limit: Bytes | None = Field(default=None, description="most memory for its KV cache")
     policy: str | None = Field(default=None, description="its own scheduling policy")
+    kv_dtype: KVDtype | None = Field(default=None, description="how its keys and values are kept")
 
 
 class ClientSection(Section):
@@ -264,6 +267,7 @@ class LoadedConfig:
                 m.context_length,
                 kv_limit_bytes=m.kv_limit,
                 policy=m.policy,
+                kv_dtype=m.kv_dtype,
             )
             for name, m in self.config.models.items()
         ]

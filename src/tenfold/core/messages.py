@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tenfold.core.types import EngineRequest, FinishReason, ModelFacts, TokenLogprob
+from tenfold.core.types import EngineRequest, FinishReason, KVDtype, ModelFacts, TokenLogprob
 
 
 @dataclass(slots=True)
@@ -17,6 +17,7 @@ class ModelOptions:
     context_length: int | None = None
     kv_limit_bytes: int | None = None
     policy: str | None = None
+    kv_dtype: KVDtype | None = None
 
 
 # --- commands -----------------------------------------------------------------------------------

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from tenfold.core.types import KVDtype
+
 
 @dataclass(slots=True)
 class DeviceSettings:
@@ -20,6 +22,7 @@ class DeviceSettings:
     page_bytes: int = 2 << 20
     backend: Literal["anon", "memfd", "cuda"] = "anon"
     block_tokens: int = 16
+    kv_dtype: KVDtype = "f32"
     kernels_mode: Literal["exact", "fast"] = "exact"
     native: bool = True
     policy: str = "fcfs"
@@ -45,6 +48,7 @@ class ModelSetup:
     context_length: int | None = None
     kv_limit_bytes: int | None = None
     policy: str | None = None
+    kv_dtype: KVDtype | None = None
 
 
 @dataclass(slots=True)

@@ -118,12 +118,18 @@ class Usage:
     cached_tokens: int = 0
 
 
+KVDtype = Literal["f32", "f16", "bf16", "int8"]
+"""How keys and values are kept. int8: a code per value, and one float32 scale for each row of
+``head_dim`` of them; the others are plain storage."""
+
+
 @dataclass(slots=True)
 class KVGroup:
     """Layers of one model whose keys and values live in blocks together.
 
     A model has one group of global-attention layers and, where it has sliding layers, one more with
-    their ``window`` in tokens. ``layers`` are the model's own layer numbers.
+    their ``window`` in tokens. ``layers`` are the model's own layer numbers. A *row* is one token's
+    key, or value, of one head.
     """
 
     name: str
@@ -131,10 +137,17 @@ class KVGroup:
     kv_heads: int
     head_dim: int
     window: int | None = None
+    dtype: KVDtype = "f32"
 
-    def block_bytes(self, block_tokens: int, dtype_bytes: int) -> int:
+    @property
+    def row_bytes(self) -> int:
+        if self.dtype == "int8":
+            return self.head_dim + 4
+        return self.head_dim * (4 if self.dtype == "f32" else 2)
+
+    def block_bytes(self, block_tokens: int) -> int:
         """Bytes of one block: keys and values of ``block_tokens`` tokens in each of its layers."""
-        return len(self.layers) * 2 * self.kv_heads * self.head_dim * block_tokens * dtype_bytes
+        return len(self.layers) * 2 * self.kv_heads * block_tokens * self.row_bytes
 
 
 ModelKind = Literal["generate", "embed"]

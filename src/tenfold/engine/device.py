@@ -21,6 +21,7 @@ from tenfold.engine.instance import EmbedInstance, GenerateInstance, Instance
 from tenfold.engine.runner import TorchRunner
 from tenfold.engine.sampler_state import SamplerState, TokenMatcher
 from tenfold.engine.sampling import Sampler
+from tenfold.kernels.kv_rows import kv_row
 from tenfold.kernels.table import build_kernels
 from tenfold.kernels.torch_ref import TorchKernels
 from tenfold.kvcache.cache import KVCache
@@ -31,8 +32,6 @@ from tenfold.models.decoder import Decoder
 from tenfold.models.encoder import Encoder
 from tenfold.models.loading import load_model
 from tenfold.scheduling.registry import policies
-
-KV_DTYPE = torch.float32
 
 
 class Device:
@@ -110,7 +109,12 @@ class Device:
 
         cache_dir = Path(self.settings.cache_dir) if self.settings.cache_dir else None
         loaded = load_model(
-            Path(command.path), self.kernels, allocate, name=name, cache_dir=cache_dir
+            Path(command.path),
+            self.kernels,
+            allocate,
+            name=name,
+            cache_dir=cache_dir,
+            kv_dtype=command.options.kv_dtype or self.settings.kv_dtype,
         )
         facts = loaded.facts
         if command.options.context_length:
@@ -155,7 +159,6 @@ class Device:
             groups,
             ranges,
             block_tokens=settings.block_tokens,
-            dtype_bytes=KV_DTYPE.itemsize,
             page_bytes=settings.page_bytes,
             capacity_blocks=capacity,
             prefix_cache=settings.prefix_cache,
@@ -194,7 +197,7 @@ class Device:
     ) -> tuple[VirtualRange, Tensor]:
         """Address space for as many blocks as the budget could ever back, none of it mapped yet."""
         tokens = self.settings.block_tokens
-        block_bytes = group.block_bytes(tokens, KV_DTYPE.itemsize)
+        block_bytes = group.block_bytes(tokens)
         budget = min(limit or self.capacity_bytes(), self.capacity_bytes())
         blocks = budget // block_bytes
         if blocks < 1:
@@ -203,8 +206,9 @@ class Device:
                 f"has {budget}; raise device.memory or lower device.block_tokens"
             )
         space = self._create(name, f"kv-{group.name}", blocks * block_bytes)
-        shape = (blocks, len(group.layers), 2, group.kv_heads, tokens, group.head_dim)
-        return space, space.view(shape, KV_DTYPE)
+        shape = (blocks, len(group.layers), 2, group.kv_heads, tokens)
+        row, dtype = kv_row(group.dtype, group.head_dim)
+        return space, space.view((*shape, row), dtype)
 
     def _no_room(self, name: str, weights: VirtualRange) -> str:
         page = self.settings.page_bytes

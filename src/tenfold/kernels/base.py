@@ -16,6 +16,8 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
+from tenfold.core.types import KVDtype
+
 WeightKind = Literal["f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q8_0", "q4_k", "q6_k"]
 
 
@@ -59,6 +61,9 @@ class Kernels(Protocol):
 
     layout: str
     """Names the packing that ``linear`` and ``embed`` expect; part of the packed file's name."""
+
+    kv_dtypes: tuple[KVDtype, ...]
+    """The cache types that ``store_kv`` and ``paged_attention`` know."""
 
     @property
     def threads(self) -> int:
@@ -167,7 +172,9 @@ class Kernels(Protocol):
     ) -> None:
         """Write keys and values at ``slots`` (block * block_tokens + offset, int32) of one layer.
 
-        ``cache``: (blocks, layers, 2, K, block tokens, D), may be strided over blocks."""
+        ``cache``: (blocks, layers, 2, K, block tokens, R), strided as it may be but for the last
+        dimension, which is one row as ``kernels.kv_rows`` lays it out: R = D numbers of float32,
+        float16 or bfloat16, or R = D + 4 bytes of int8. Slots are distinct."""
         ...
 
     def paged_attention(
@@ -182,9 +189,14 @@ class Kernels(Protocol):
         scale: float,
         window: int | None = None,
         softcap: float | None = None,
+        sinks_H: Tensor | None = None,
+        lse_TH: Tensor | None = None,
     ) -> Tensor:
         """Causal attention of each new token over its own sequence's cache -> (T, H, D).
 
         New token j of sequence s has position context_S[s] + j and sees positions (p - window, p].
-        Its own key and value are already stored. Blocks wholly before the window may be -1."""
+        Its own key and value are already stored. Blocks wholly before the window may be -1.
+        ``sinks``: per query head one more logit of the softmax, without a value. ``lse``, where
+        given, is a dense float32 tensor that receives the natural logarithm of each softmax's
+        denominator, sink included: with it, results over disjoint positions can be merged."""
         ...

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tenfold.core.errors import TenfoldError
 from tenfold.kernels.base import PackedWeight, WeightKind
+from tenfold.kernels.kv_rows import KV_DTYPES, kv_dtype_of, kv_row
 from tenfold.kernels.quant import raw_bytes
 
 
@@ -90,13 +91,16 @@ def packing(kind: WeightKind, rows: int, cols: int, raw: Tensor, out: Tensor, pa
 
 
 def cache_shape(cache: Tensor, layer: int, kv_heads: int, head_dim: int) -> None:
-    """``cache`` must be (blocks, layers, 2, K, block tokens, D) and hold ``layer``."""
-    floats("cache", cache, 6)
-    _, layers, pair, heads, _, dim = cache.shape
-    if pair != 2 or heads != kv_heads or dim != head_dim or not heads or cache.stride()[5] != 1:
+    """``cache`` must be (blocks, layers, 2, K, block tokens, row) and hold ``layer``."""
+    kind = kv_dtype_of(cache)
+    if kind is None or not cache.is_cpu or cache.dim() != 6:
+        _refuse_type("cache", cache, f"{', '.join(KV_DTYPES)} on the CPU with 6 dimensions")
+    _, layers, pair, heads, _, row = cache.shape
+    wanted, _ = kv_row(kind, head_dim)
+    if pair != 2 or heads != kv_heads or row != wanted or not heads or cache.stride()[5] != 1:
         raise ShapeError(
-            f"cache must be (blocks, layers, 2, {kv_heads}, block tokens, {head_dim}), dense over "
-            f"the last, not {tuple(cache.shape)}"
+            f"cache must be (blocks, layers, 2, {kv_heads}, block tokens, {wanted}), dense over "
+            f"the last, not {tuple(cache.shape)} of {kind}"
         )
     if not 0 <= layer < layers:
         raise ShapeError(f"layer {layer} is outside the cache of {layers} layers")
@@ -131,10 +135,16 @@ def store(k_TKD: Tensor, v_TKD: Tensor, cache: Tensor, layer: int) -> None:
 
 
 def attention(
-    q_THD: Tensor, cache: Tensor, layer: int, window: int | None, softcap: float | None
+    q_THD: Tensor,
+    cache: Tensor,
+    layer: int,
+    window: int | None,
+    softcap: float | None,
+    sinks_H: Tensor | None,
+    lse_TH: Tensor | None,
 ) -> None:
     floats("q", q_THD, 3)
-    _, heads, dim = q_THD.shape
+    tokens, heads, dim = q_THD.shape
     kv_heads = cache.shape[3] if cache.dim() == 6 else 0
     cache_shape(cache, layer, kv_heads, dim)
     if heads % kv_heads:
@@ -143,3 +153,9 @@ def attention(
         raise ShapeError(f"window must be at least 1, not {window}")
     if softcap is not None and not softcap > 0:
         raise ShapeError(f"softcap must be above 0, not {softcap}")
+    if sinks_H is not None:
+        vector("sinks", sinks_H, heads)
+    if lse_TH is not None:
+        floats("lse", lse_TH, 2)
+        if lse_TH.shape != (tokens, heads) or not lse_TH.is_contiguous():
+            raise ShapeError(f"lse must be ({tokens}, {heads}), dense, not {tuple(lse_TH.shape)}")

@@ -68,3 +68,16 @@ def exp(x: Tensor) -> Tensor:
 def tanh(x: Tensor) -> Tensor:
     e = exp(x.abs().mul_(-2.0))
     return torch.copysign((1.0 - e).div_(1.0 + e), x)
+
+
+def log(x: Tensor) -> Tensor:
+    """Natural logarithm of positive numbers within about 1e-15; NaN stays NaN."""
+    mantissa, exponent = torch.frexp(x)
+    low = mantissa < math.sqrt(0.5)
+    mantissa, exponent = torch.where(low, mantissa * 2.0, mantissa), exponent - low.int()
+    s = (mantissa - 1.0).div_(mantissa + 1.0)  # log m = 2 atanh s, |s| <= 0.172
+    square = s * s
+    y = torch.full_like(s, 1.0 / 21.0)
+    for term in range(19, 0, -2):
+        y.mul_(square).add_(1.0 / term)
+    return y.mul_(s).mul_(2.0).add_(exponent * math.log(2.0))

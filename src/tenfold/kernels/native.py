@@ -18,6 +18,7 @@ from tenfold.core.errors import ModelFileError, TenfoldError
 from tenfold.kernels import checks
 from tenfold.kernels.base import PackedWeight, WeightKind
 from tenfold.kernels.checks import ShapeError
+from tenfold.kernels.kv_rows import KV_DTYPES, kv_dtype_of
 from tenfold.kernels.quant import raw_bytes
 from tenfold.kernels.scratch import Scratch
 
@@ -59,6 +60,7 @@ class NativeKernels:
     """
 
     layout = "panel32"
+    kv_dtypes = KV_DTYPES
 
     def __init__(self, extension: ModuleType, threads: int, arch: str = "") -> None:
         self._extension: Any = extension
@@ -292,14 +294,13 @@ class NativeKernels:
         slots = checks.indices("slots", slots_T, tokens)
         k, v = self._dense(k_TKD), self._dense(v_TKD)
         blocks, _, _, _, block_tokens, _ = cache.shape
-        block_stride, layer_stride, kv_stride, head_stride, token_stride, _ = cache.stride()
+        row, strides = _cache_rows(cache)
         k_token, k_head, _ = k.stride()
         v_token, v_head, _ = v.stride()
         try:
             self._runtime.store_kv(
                 k.data_ptr(), k_token, k_head, v.data_ptr(), v_token, v_head,
-                tokens, cache.data_ptr(), blocks, heads, block_tokens, dim,
-                block_stride, layer_stride, kv_stride, head_stride, token_stride,
+                tokens, row, cache.data_ptr(), blocks, heads, block_tokens, dim, *strides,
                 layer, slots.data_ptr(),
             )  # fmt: skip
         except ValueError as exc:
@@ -317,8 +318,10 @@ class NativeKernels:
         scale: float,
         window: int | None = None,
         softcap: float | None = None,
+        sinks_H: Tensor | None = None,
+        lse_TH: Tensor | None = None,
     ) -> Tensor:
-        checks.attention(q_THD, cache, layer, window, softcap)
+        checks.attention(q_THD, cache, layer, window, softcap, sinks_H, lse_TH)
         q = self._dense(q_THD)
         tokens, heads, dim = q.shape
         table = self._dense(checks.block_table(table_SB))
@@ -326,21 +329,32 @@ class NativeKernels:
         starts = checks.indices("starts", starts_S1, sequences + 1)
         context = checks.indices("context", context_S, sequences)
         blocks, _, _, kv_heads, block_tokens, _ = cache.shape
-        block_stride, layer_stride, kv_stride, head_stride, token_stride, _ = cache.stride()
+        row, strides = _cache_rows(cache)
+        sinks = None if sinks_H is None else checks.vector("sinks", sinks_H, heads)
+        self._keep(*(x for x in (sinks, lse_TH) if x is not None))
         out_THD = self.empty(tokens, heads * dim).view(tokens, heads, dim)
         q_token, q_head, _ = q.stride()
         try:
             self._runtime.attention(
                 q.data_ptr(), tokens, heads, dim, q_token, q_head,
-                cache.data_ptr(), blocks, kv_heads, block_tokens,
-                block_stride, layer_stride, kv_stride, head_stride, token_stride, layer,
+                row, cache.data_ptr(), blocks, kv_heads, block_tokens, *strides, layer,
                 table.data_ptr(), sequences, columns, table.stride()[0],
                 starts.data_ptr(), context.data_ptr(),
-                scale, window or 0, softcap or 0.0, out_THD.data_ptr(),
+                scale, window or 0, softcap or 0.0,
+                0 if sinks is None else sinks.data_ptr(), out_THD.data_ptr(),
+                0 if lse_TH is None else lse_TH.data_ptr(),
             )  # fmt: skip
         except ValueError as exc:
             _refuse(exc)
         return out_THD
+
+
+def _cache_rows(cache: Tensor) -> tuple[int, tuple[int, int, int, int, int]]:
+    """The code of a cache's type, and its strides in bytes but for the last."""
+    block, layer, pair, head, token, _ = cache.stride()
+    n = cache.itemsize
+    code = KV_DTYPES.index(kv_dtype_of(cache) or "f32")
+    return code, (block * n, layer * n, pair * n, head * n, token * n)
 
 
 def _refuse(exc: ValueError) -> NoReturn:

@@ -14,11 +14,22 @@ from torch import Tensor
 
 from tenfold.kernels import exact
 from tenfold.kernels.checks import ShapeError
+from tenfold.kernels.kv_rows import decode
 
 POSITION_BITS = 17
 """Sums over positions are exact up to 2^17 of them."""
 KEY_BITS = 24
 VALUE_BITS = 23
+
+
+@dataclass(slots=True, frozen=True)
+class Options:
+    """What a layer fixes for all of its attention, as in ``Kernels.paged_attention``."""
+
+    scale: float
+    window: int | None = None
+    softcap: float | None = None
+    sinks_H: Tensor | None = None
 
 
 def attend_sequence(
@@ -27,12 +38,11 @@ def attend_sequence(
     layer: int,
     table: list[int],
     context: int,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-) -> Tensor:
-    """Rows of one sequence, the first at position ``context`` -> (T, H, D) float32."""
+    options: Options,
+) -> tuple[Tensor, Tensor]:
+    """Rows of one sequence, the first at position ``context`` -> (T, H, D) and (T, H) float32."""
     tokens, heads, _ = q_THD.shape
+    window = options.window
     end = context + tokens
     if end > 1 << POSITION_BITS:
         raise ShapeError(
@@ -41,7 +51,7 @@ def attend_sequence(
     first = max(0, context - window + 1) if window else 0
     past = _prepare(*_gather(cache, layer, table, first, end))
     step = max(1, exact.CACHED // (heads * (end - first)))
-    out_THD = q_THD.new_empty(q_THD.shape)
+    out_THD, lse_TH = q_THD.new_empty(q_THD.shape), q_THD.new_empty(tokens, heads)
     for at in range(0, tokens, step):
         rows = q_THD[at : at + step]
         positions = torch.arange(context + at, context + at + rows.shape[0])[:, None]
@@ -53,8 +63,9 @@ def attend_sequence(
         if window:
             seen &= columns > positions - window
         part = slice(start - first, stop - first)
-        out_THD[at : at + step] = _attend(rows, past, part, seen, scale, softcap)
-    return out_THD
+        results = _attend(rows, past, part, seen, options)
+        out_THD[at : at + step], lse_TH[at : at + step] = results
+    return out_THD, lse_TH
 
 
 def _gather(
@@ -69,9 +80,9 @@ def _gather(
             f"positions {first} to {end} need {stop} blocks within [0, {cache.shape[0]}); "
             f"the table holds {table[begin:]} from {begin} on"
         )
-    pages = cache[torch.tensor(blocks), layer]  # (blocks, 2, K, block tokens, D)
+    pages = cache[torch.tensor(blocks), layer]  # (blocks, 2, K, block tokens, row)
     flat = pages.permute(1, 2, 0, 3, 4).flatten(2, 3)[:, :, first - begin * block_tokens :]
-    keys, values = flat[:, :, : end - first].double().unbind(0)
+    keys, values = decode(flat[:, :, : end - first]).unbind(0)
     return keys, values
 
 
@@ -98,8 +109,8 @@ def _prepare(keys_KPD: Tensor, values_KPD: Tensor) -> _Past:
 
 
 def _attend(
-    q_THD: Tensor, past: _Past, part: slice, seen_TP: Tensor, scale: float, softcap: float | None
-) -> Tensor:
+    q_THD: Tensor, past: _Past, part: slice, seen_TP: Tensor, options: Options
+) -> tuple[Tensor, Tensor]:
     tokens, heads, dim = q_THD.shape
     keys, values = past.keys_KDP[:, :, part], past.values_KPD[:, part]
     kv_heads = keys.shape[0]
@@ -109,18 +120,28 @@ def _attend(
 
     bits = exact.MANTISSA - KEY_BITS - exact.count_bits(dim)
     first, second = exact.split(q_KRD, 2, bits)
-    scores = (first @ keys).add_(second @ keys).mul_(scale)
-    if softcap is not None:
-        scores = exact.tanh(scores / softcap).mul_(softcap)
+    scores = (first @ keys).add_(second @ keys).mul_(options.scale)
+    if options.softcap is not None:
+        scores = exact.tanh(scores / options.softcap).mul_(options.softcap)
     scores.masked_fill_(hidden, -torch.inf)
-    weights = exact.exp(scores.sub_(scores.amax(-1, keepdim=True))).masked_fill_(hidden, 0.0)
+    top = scores.amax(-1, keepdim=True)
+    if options.sinks_H is not None:
+        sinks_K1G = options.sinks_H.double().view(kv_heads, 1, group)
+        sink = sinks_K1G.expand(-1, tokens, -1).reshape(kv_heads, -1, 1)
+        top = torch.maximum(top, sink)
+    weights = exact.exp(scores.sub_(top)).masked_fill_(hidden, 0.0)
 
     # Weights are at most 1, so their sum is exact on one fixed grid.
     total = exact.on_grid(weights, 0, exact.MANTISSA - POSITION_BITS - 1).sum(-1, keepdim=True)
+    if options.sinks_H is not None:
+        total = total + exact.exp(sink - top)
     weights.mul_(past.power_K1P[:, :, part])
     first, second = exact.split(weights, 2, exact.MANTISSA - POSITION_BITS - VALUE_BITS)
     out = (first @ values).add_(second @ values).div_(total)
     broken = past.broken_K1P[:, :, part]
     if bool(broken.any()):
         out.masked_fill_((~hidden & broken).any(-1, keepdim=True), torch.nan)
-    return out.float().view(kv_heads, tokens, group, dim).transpose(0, 1).reshape(q_THD.shape)
+    lse = top + exact.log(total)
+    rows = torch.cat([out, lse], -1).float().view(kv_heads, tokens, group, dim + 1)
+    rows = rows.transpose(0, 1).reshape(tokens, heads, dim + 1)
+    return rows[..., :dim], rows[..., dim]

@@ -18,14 +18,16 @@ from tenfold.core.errors import ModelFileError
 from tenfold.kernels import checks, exact
 from tenfold.kernels.base import PackedWeight, WeightKind
 from tenfold.kernels.checks import ShapeError
+from tenfold.kernels.kv_rows import KV_DTYPES, encode
 from tenfold.kernels.quant import block_of, dequantise, raw_bytes
-from tenfold.kernels.torch_attention import attend_sequence
+from tenfold.kernels.torch_attention import Options, attend_sequence
 
 
 class TorchKernels:
     """The torch column. ``reason`` says, for ``describe``, why it was chosen."""
 
     layout = "dense-f32"
+    kv_dtypes = KV_DTYPES
 
     def __init__(self, reason: str = "") -> None:
         self._reason = reason
@@ -202,8 +204,8 @@ class TorchKernels:
         _within("slot", slots, cache.shape[0] * block_tokens)
         block = slots.long() // block_tokens
         offset = slots.long() % block_tokens
-        cache[block, layer, 0, :, offset] = k_TKD
-        cache[block, layer, 1, :, offset] = v_TKD
+        cache[block, layer, 0, :, offset] = encode(k_TKD, cache.dtype)
+        cache[block, layer, 1, :, offset] = encode(v_TKD, cache.dtype)
 
     def paged_attention(
         self,
@@ -217,14 +219,17 @@ class TorchKernels:
         scale: float,
         window: int | None = None,
         softcap: float | None = None,
+        sinks_H: Tensor | None = None,
+        lse_TH: Tensor | None = None,
     ) -> Tensor:
-        checks.attention(q_THD, cache, layer, window, softcap)
+        checks.attention(q_THD, cache, layer, window, softcap, sinks_H, lse_TH)
         table = checks.block_table(table_SB)
         sequences = table.shape[0]
         starts = checks.indices("starts", starts_S1, sequences + 1).tolist()
         contexts = checks.indices("context", context_S, sequences).tolist()
         if starts[0] != 0 or starts[-1] != q_THD.shape[0]:
             raise ShapeError(f"starts must run from 0 to {q_THD.shape[0]}, not {starts}")
+        options = Options(scale, window, softcap, sinks_H)
         out_THD = q_THD.new_empty(q_THD.shape)
         for s, context in enumerate(contexts):
             new = slice(starts[s], starts[s + 1])
@@ -233,9 +238,11 @@ class TorchKernels:
                     f"sequence {s}: tokens {new.start} to {new.stop}, context {context}"
                 )
             if new.stop > new.start:
-                out_THD[new] = attend_sequence(
-                    q_THD[new], cache, layer, table[s].tolist(), context, scale, window, softcap
+                out_THD[new], lse = attend_sequence(
+                    q_THD[new], cache, layer, table[s].tolist(), context, options
                 )
+                if lse_TH is not None:
+                    lse_TH[new] = lse
         return out_THD
 
 

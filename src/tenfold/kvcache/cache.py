@@ -52,7 +52,6 @@ class KVCache:
         sources: Sequence[PageSource],
         *,
         block_tokens: int,
-        dtype_bytes: int,
         page_bytes: int,
         capacity_blocks: Sequence[int],
         prefix_cache: bool = True,
@@ -62,7 +61,7 @@ class KVCache:
         self.block_tokens = block_tokens
         self.prefix_cache = prefix_cache
         self.ledgers = [
-            PageLedger(group.block_bytes(block_tokens, dtype_bytes), page_bytes, blocks, source)
+            PageLedger(group.block_bytes(block_tokens), page_bytes, blocks, source)
             for group, source, blocks in zip(groups, sources, capacity_blocks, strict=True)
         ]
         self._windows = {g: kv.window for g, kv in enumerate(groups) if kv.window is not None}

@@ -14,6 +14,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from tenfold.core.errors import ConfigError
+from tenfold.core.types import KVDtype
 from tenfold.kernels.base import Kernels
 from tenfold.models.batch import ForwardBatch, Rank
 from tenfold.models.layers import GatedMlp, Linear
@@ -154,7 +155,12 @@ class Decoder:
     """
 
     def __init__(
-        self, spec: ModelSpec, weights: Weights, kernels: Kernels, rank: Rank | None = None
+        self,
+        spec: ModelSpec,
+        weights: Weights,
+        kernels: Kernels,
+        rank: Rank | None = None,
+        kv_dtype: KVDtype = "f32",
     ) -> None:
         self.spec = spec
         self.rank = rank or Rank()
@@ -162,7 +168,12 @@ class Decoder:
             raise ConfigError(
                 f"a model over {self.rank.size} ranks cannot run yet; give the instance one device"
             )
-        self.kv_groups = spec.kv_groups(self.rank.size)
+        self.kv_groups = spec.kv_groups(self.rank.size, kv_dtype)
+        if self.kv_groups and kv_dtype not in kernels.kv_dtypes:
+            raise ConfigError(
+                f"{kernels.describe()} cannot keep keys and values as {kv_dtype}; set "
+                f"device.kv_dtype to one of {', '.join(kernels.kv_dtypes)}"
+            )
         self.kernels = kernels
         self.recordable = not spec.moe_layers
         (self._embed,) = weights.matrices("embed")

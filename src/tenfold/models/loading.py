@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import Tensor
 
 from tenfold.core.errors import ModelFileError
-from tenfold.core.types import ModelFacts
+from tenfold.core.types import KVDtype, ModelFacts
 from tenfold.kernels.base import Kernels
 from tenfold.models.batch import Rank
 from tenfold.models.checkpoint import open_checkpoint
@@ -43,23 +43,24 @@ def load_model(
     name: str,
     cache_dir: Path | None,
     rank: Rank | None = None,
+    kv_dtype: KVDtype = "f32",
 ) -> LoadedModel:
     """Load the checkpoint at ``path`` (a GGUF file or a Hugging Face folder).
 
     ``allocate(nbytes)`` is called once, when the checkpoint is known to be sound, and gives a
     zeroed uint8 tensor on the CPU that outlives the model. ``cache_dir`` None keeps no packed
-    image.
-    Raises ModelFileError for what cannot be loaded, ConfigError for a rank group above one, and
-    whatever ``allocate`` raises.
+    image. ``kv_dtype``: how a decoder's keys and values are kept.
+    Raises ModelFileError for what cannot be loaded, ConfigError for a rank group above one or a
+    ``kv_dtype`` that the kernels do not know, and whatever ``allocate`` raises.
     """
     store = PackedStore(cache_dir, kernels.layout) if cache_dir else None
     key = _fingerprint(path) if store else ""
     if store and (image := store.find(key)):
-        return _from_image(image, kernels, allocate, name, rank)
+        return _from_image(image, kernels, allocate, name, rank, kv_dtype)
     checkpoint = open_checkpoint(path)
     plan = plan_weights(checkpoint, kernels)
     buffer = allocate(plan.nbytes)
-    loaded = _bind(checkpoint.spec, plan, buffer, kernels, name, rank)
+    loaded = _bind(checkpoint.spec, plan, buffer, kernels, name, rank, kv_dtype)
     pack_model(checkpoint, plan, kernels, buffer)
     if store:
         store.save(key, checkpoint.spec, plan, buffer)
@@ -72,9 +73,10 @@ def _from_image(
     allocate: Callable[[int], Tensor],
     name: str,
     rank: Rank | None,
+    kv_dtype: KVDtype,
 ) -> LoadedModel:
     buffer = allocate(image.plan.nbytes)
-    loaded = _bind(image.spec, image.plan, buffer, kernels, name, rank)
+    loaded = _bind(image.spec, image.plan, buffer, kernels, name, rank, kv_dtype)
     read_image(image, buffer)
     return loaded
 
@@ -86,14 +88,17 @@ def _bind(
     kernels: Kernels,
     name: str,
     rank: Rank | None,
+    kv_dtype: KVDtype,
 ) -> LoadedModel:
     weights = Weights(plan, buffer)
     model: Decoder | Encoder
     if isinstance(spec, EncoderSpec):
         model = Encoder(spec, weights, kernels)
     else:
-        model = Decoder(spec, weights, kernels, rank)
-    facts = spec.facts(name, parameters=plan.parameters, weight_bytes=plan.nbytes)
+        model = Decoder(spec, weights, kernels, rank, kv_dtype)
+    facts = spec.facts(
+        name, parameters=plan.parameters, weight_bytes=plan.nbytes, kv_dtype=kv_dtype
+    )
     return LoadedModel(facts, spec, model, plan)
 
 

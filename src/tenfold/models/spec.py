@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from tenfold.core.types import KVGroup, ModelFacts
+from tenfold.core.types import KVDtype, KVGroup, ModelFacts
 
 AttentionKind = Literal["global", "sliding"]
 Activation = Literal["silu", "gelu_tanh"]
@@ -93,7 +93,7 @@ class ModelSpec:
     def layers(self) -> int:
         return len(self.attention)
 
-    def kv_groups(self, ranks: int = 1) -> list[KVGroup]:
+    def kv_groups(self, ranks: int = 1, dtype: KVDtype = "f32") -> list[KVGroup]:
         """The groups whose layers share blocks: global layers first, then sliding ones.
 
         With ``ranks`` > 1, each rank holds its share of the KV heads (at least one).
@@ -104,14 +104,14 @@ class ModelSpec:
             if layers:
                 window = self.window if kind == "sliding" else None
                 kv_heads = max(1, self.kv_heads // ranks)
-                groups.append(KVGroup(kind, layers, kv_heads, self.head_dim, window))
+                groups.append(KVGroup(kind, layers, kv_heads, self.head_dim, window, dtype))
         return groups
 
     def facts(
-        self, name: str, *, parameters: int, weight_bytes: int, kv_dtype_bytes: int = 4
+        self, name: str, *, parameters: int, weight_bytes: int, kv_dtype: KVDtype = "f32"
     ) -> ModelFacts:
         """What the control plane is told of this model under ``name``."""
-        per_token = sum(group.block_bytes(1, kv_dtype_bytes) for group in self.kv_groups())
+        per_token = sum(group.block_bytes(1) for group in self.kv_groups(dtype=kv_dtype))
         return ModelFacts(
             name=name,
             kind="generate",
@@ -142,12 +142,12 @@ class EncoderSpec:
     norm_eps: float
     pooling: Pooling = "mean"
 
-    def kv_groups(self, ranks: int = 1) -> list[KVGroup]:
+    def kv_groups(self, ranks: int = 1, dtype: KVDtype = "f32") -> list[KVGroup]:
         """None: an encoder keeps nothing between texts."""
         return []
 
     def facts(
-        self, name: str, *, parameters: int, weight_bytes: int, kv_dtype_bytes: int = 4
+        self, name: str, *, parameters: int, weight_bytes: int, kv_dtype: KVDtype = "f32"
     ) -> ModelFacts:
         """What the control plane is told of this model under ``name``."""
         return ModelFacts(
