@@ -16,7 +16,7 @@ NATIVE := $(shell find native -type f 2>/dev/null)
 TEST_MODELS := smollm2-135m gemma3-270m minilm-l6
 
 .DEFAULT_GOAL := help
-.PHONY: help env serve test test-all models lint format types contracts docs bench gpu clean
+.PHONY: help env serve test test-all models sanitize lint format types contracts docs bench gpu clean
 
 help: ## list these commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -45,6 +45,16 @@ test: models ## run the tests that take less than five seconds each
 
 test-all: models ## run the slow tests too
 	$(BIN)/pytest -q -m "not gpu"
+
+# Needs a compiler and cmake, no .venv.
+sanitize: ## run the native tests under address, undefined-behaviour and thread sanitizers
+	@for kind in address,undefined thread; do \
+		dir=build/sanitize-$$kind; \
+		cmake -S native -B $$dir -DTENFOLD_TESTS=ON -DTENFOLD_SANITIZE=$$kind \
+			-DCMAKE_BUILD_TYPE=None >/dev/null && \
+		cmake --build $$dir -j2 >/dev/null || exit 1; \
+		echo "$$kind:"; $$dir/native_tests || exit 1; \
+	done
 
 lint: $(READY) ## check style and formatting
 	$(BIN)/ruff check src tests
