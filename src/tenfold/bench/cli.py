@@ -122,6 +122,9 @@ def peers(
     Writes peers.json after every case, then peers.md and peers.png. Run again with the same words
     and --out it goes on where it ended; other --cases are added to the same file.
     """
+    import signal
+    import sys
+
     from rich.console import Console
 
     from tenfold.bench.sidebyside.report import write_report
@@ -142,6 +145,8 @@ def peers(
         quick=quick,
     )
     results = Results(out / "peers.json", plan.key(), fresh=fresh)
+    # A stopped peer would outlive a run that is ended: leave through the blocks that close them.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     console = Console(stderr=True)
     Comparison(plan, results, lambda line: console.print(line, markup=False, highlight=False)).run()
     for path in write_report(results.body, out, Console()):
