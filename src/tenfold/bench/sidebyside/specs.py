@@ -14,6 +14,7 @@ from typing import Any, Literal
 from tenfold.core.errors import ConfigError
 
 SCRIPTS = Path(__file__).parent.parent / "peers"
+PROBE_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +133,11 @@ def missing(spec: PeerSpec, python: str) -> str:
     try:
         done = subprocess.run(
             [python, "-c", _PROBE, spec.package, spec.device],
-            capture_output=True, text=True, timeout=120,
+            capture_output=True, text=True, timeout=PROBE_SECONDS,
         )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired:
+        return f"its Python did not answer within {PROBE_SECONDS:.0f} s"
+    except OSError as error:
         return str(error)
     lines = done.stderr.strip().splitlines()
     return "" if done.returncode == 0 else (lines[-1] if lines else "its Python ended")
