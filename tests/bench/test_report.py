@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tenfold.bench.compare import measure
 from tenfold.bench.load import LoadGenerator, Record
-from tenfold.bench.plot import bars_plot, gaps_plot, latency_plot
+from tenfold.bench.plot import gaps_plot, latency_plot
 from tenfold.bench.report import percentile, summarise, write_json
 from tenfold.bench.workload import Shape, synthesise
 from tenfold.client.scripted import ScriptedClient
@@ -47,20 +46,12 @@ def test_the_generator_records_answers_and_refusals() -> None:
     assert all(r.output_tokens == 2 and len(r.token_times) == 2 for r in records if not r.error)
 
 
-def test_rates_of_streams_that_overlap_in_part() -> None:
-    found = measure([[1.0, 2.0, 3.0], [2.0, 3.0, 4.0]], prompt_tokens=100)
-    assert found.prefill == 50.0
-    assert found.decode == pytest.approx(3 / 2.0)
-    assert found.output == pytest.approx(6 / 4.0)
-
-
 def test_results_carry_the_machine_and_plots_are_pictures(tmp_path: Path) -> None:
     write_json(tmp_path / "r.json", "x", {"value": 1})
     body = json.loads((tmp_path / "r.json").read_text())
     assert body["machine"]["cpu"] and body["machine"]["command"] and body["value"] == 1
     record = Record("c", 0.0, token_times=[0.1, 0.2, 1.3], done=1.3, output_tokens=3)
     latency_plot([record], tmp_path / "a.png", "a")
-    bars_plot({"decode": {"a": 1.0, "b": 2.0}}, tmp_path / "b.png", "b", "tok/s")
     gaps_plot([([1.0, 2.0], [0.1, 0.2])], 0.2, tmp_path / "c.png", "c")
-    for name in "abc":
+    for name in "ac":
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")

@@ -91,44 +91,72 @@ def serve(
 
 
 @app.command()
-def llama(
-    llama_python: Annotated[
-        str, typer.Option(help="A Python that has llama-cpp-python installed.")
-    ] = "python3",
-    model: Annotated[str, typer.Option(help="Catalogue name or GGUF path.")] = "smollm2-135m",
-    threads: Annotated[int, typer.Option(help="Threads for each engine.")] = 2,
-    prompt: Annotated[int, typer.Option(help="Prompt tokens a stream.")] = 128,
-    output: Annotated[int, typer.Option(help="Output tokens a stream.")] = 128,
+def peers(
+    model: Annotated[str, typer.Argument(help="Catalogue name or GGUF path.")] = "smollm2-135m",
+    python: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="FAMILY=PATH, the Python that has a peer: llama, vllm, transformers, sglang. "
+            "Default: the running one."
+        ),
+    ] = None,
+    only: Annotated[
+        str, typer.Option("--peers", help="Only these peers or families, with commas between.")
+    ] = "",
+    cases: Annotated[
+        str, typer.Option(help="Only these: decode,prefill,streams,chat,busy,memory,first.")
+    ] = "",
+    streams: Annotated[str, typer.Option(help="How many streams, beside one.")] = "4,16,32,64",
+    tenfold_modes: Annotated[
+        str, typer.Option(help="Kernel modes of Tenfold to measure. Default: all it can run.")
+    ] = "",
+    threads: Annotated[int, typer.Option(help="Threads for each engine; 0: every core.")] = 0,
     rounds: Annotated[int, typer.Option(help="Interleaved rounds that count.")] = 3,
+    limit: Annotated[float, typer.Option(help="Seconds that one answer may take.")] = 1800.0,
+    quick: Annotated[bool, typer.Option(help="Tiny cases, one round: does it all run?")] = False,
+    fresh: Annotated[bool, typer.Option(help="Replace results that are there.")] = False,
     out: Out = Path("bench"),
 ) -> None:
-    """One stream and sixteen against llama.cpp: same file, same threads, rounds interleaved."""
+    """Tenfold and other engines side by side: same tokens, same threads, rounds interleaved.
+
+    Writes peers.json after every case, then peers.md and peers.png. Run again with the same words
+    and --out it goes on where it ended; other --cases are added to the same file.
+    """
+    import signal
+    import sys
+
     from rich.console import Console
-    from rich.table import Table
 
-    from tenfold.bench.compare import compare
-    from tenfold.bench.plot import bars_plot
-    from tenfold.bench.report import write_json
-    from tenfold.fleet.assemble import find_source
+    from tenfold.bench.sidebyside.report import write_report
+    from tenfold.bench.sidebyside.results import Results
+    from tenfold.bench.sidebyside.run import Comparison
+    from tenfold.bench.sidebyside.setup import plan_of
 
-    gguf = Path(find_source(model, None).path)
-    found = compare(
-        gguf, llama_python, threads=threads, prompt=prompt, output=output, rounds=rounds
+    plan = plan_of(
+        model,
+        pythons=python or (),
+        peers=_words(only),
+        cases=_words(cases),
+        streams=[int(word) for word in _words(streams)],
+        modes=_words(tenfold_modes),
+        threads=threads,
+        rounds=rounds,
+        limit=limit,
+        quick=quick,
     )
-    table = Table(title=f"{model}, {threads} threads, tokens a second (median of {rounds})")
-    for column in ("streams", "measure", "tenfold", "llama.cpp", "ratio"):
-        table.add_column(column, justify="right" if column != "measure" else "left")
-    bars: dict[str, dict[str, float]] = {}
-    for streams, row in found["streams"].items():
-        for key in ("prefill", "decode", "output"):
-            median = {name: row["median"][name][key] for name in ("tenfold", "llama.cpp")}
-            bars[f"{key}\n{streams} stream{'s' if streams != '1' else ''}"] = median
-            cells = (f"{median['tenfold']:.1f}", f"{median['llama.cpp']:.1f}")
-            table.add_row(streams, key, *cells, f"{row['ratio'][key]:.2f}")
-    Console().print(table)
-    write_json(out / "llama.json", "llama", found)
-    bars_plot(bars, out / "llama.png", f"{model}, {threads} threads", "tokens a second")
-    typer.echo(f"written: {out / 'llama.json'}, {out / 'llama.png'}")
+    results = Results(out / "peers.json", plan.key(), fresh=fresh)
+    # A stopped peer would outlive a run that is ended: leave through the blocks that close them.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    console = Console(stderr=True)
+    Comparison(plan, results, lambda line: console.print(line, markup=False, highlight=False)).run()
+    for path in write_report(results.body, out, Console()):
+        typer.echo(f"written: {path}")
+    if any(case["errors"] for case in results.body["cases"].values()):
+        raise typer.Exit(1)
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 @app.command()

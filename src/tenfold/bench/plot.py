@@ -45,19 +45,49 @@ def latency_plot(records: list[Record], path: Path, title: str) -> None:
     _save(figure, pyplot, path)
 
 
-def bars_plot(groups: dict[str, dict[str, float]], path: Path, title: str, unit: str) -> None:
-    """One cluster of bars a measure, one bar an engine; the value stands on each bar."""
+def peers_plot(
+    panels: list[tuple[str, dict[str, float]]],
+    lines: tuple[str, dict[str, dict[int, float]]],
+    path: Path,
+    title: str,
+) -> None:
+    """A panel a measure, one bar an engine with its value; the last panel is a rate over the
+    number of streams, a line an engine. An engine keeps its colour everywhere."""
     pyplot = _pyplot()
-    engines = list(dict.fromkeys(engine for values in groups.values() for engine in values))
-    figure, axes = pyplot.subplots(figsize=(2 + 2.2 * len(groups), 4), layout="constrained")
-    width = 0.8 / max(1, len(engines))
-    for place, engine in enumerate(engines):
-        xs = [i + (place - (len(engines) - 1) / 2) * width for i in range(len(groups))]
-        heights = [values.get(engine, 0.0) for values in groups.values()]
-        bars = axes.bar(xs, heights, width * 0.92, label=engine)
-        axes.bar_label(bars, fmt="{:,.0f}", fontsize=8)
-    axes.set(xticks=range(len(groups)), xticklabels=list(groups), ylabel=unit, title=title)
-    axes.legend(frameon=False)
+    everybody = [*(name for _, bars in panels for name in bars), *lines[1]]
+    engines = list(dict.fromkeys(everybody))
+    colours = {name: f"C{place % 10}" for place, name in enumerate(engines)}
+    count = len(panels) + bool(lines[1])
+    columns = min(4, max(1, count))
+    height = -(-count // columns)
+    figure, grid = pyplot.subplots(
+        height, columns, figsize=(4.2 * columns, 0.9 + 2.7 * height), layout="constrained",
+        squeeze=False,
+    )  # fmt: skip
+    free = list(grid.flat)
+    for label, bars in panels:
+        axes = free.pop(0)
+        names = list(bars)
+        drawn = axes.barh(names, list(bars.values()), color=[colours[name] for name in names])
+        shown = [f"{v:,.0f}" if v >= 100 else f"{v:.3g}" for v in bars.values()]
+        axes.bar_label(drawn, labels=shown, padding=2, fontsize=8)
+        axes.invert_yaxis()
+        axes.margins(x=0.18)
+        axes.set_title(label, fontsize=10)
+    if lines[1]:
+        axes = free.pop(0)
+        for name, points in lines[1].items():
+            axes.plot(list(points), list(points.values()), "o-", label=name, color=colours[name])
+        axes.set_xscale("log", base=2)
+        ticks = sorted({x for points in lines[1].values() for x in points})
+        axes.set(
+            xticks=ticks, xticklabels=[str(x) for x in ticks], xlabel="streams", ylim=(0, None)
+        )
+        axes.set_title(lines[0], fontsize=10)
+        axes.legend(frameon=False, fontsize=8)
+    for axes in free:
+        axes.set_axis_off()
+    figure.suptitle(title)
     _save(figure, pyplot, path)
 
 

@@ -1,5 +1,6 @@
-"""Engines measured side by side, each in a process of its own Python environment.
+"""Engines measured side by side, each a process in a Python environment of its own.
 
-A peer script reads one JSON job a line on standard input and answers with one JSON line, so that an
-engine's packages never mix with ours and rounds can be interleaved while all peers stay loaded.
+A peer is one file here: a class ``Engine`` that ``runner.py`` drives, importing the standard
+library and the engine's own package only, so that packages never mix. What it is started with, and
+in which cases it takes part, stands in ``bench/sidebyside/specs.py``.
 """

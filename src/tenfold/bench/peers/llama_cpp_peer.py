@@ -1,93 +1,138 @@
-"""llama.cpp as a peer, through the low-level API of llama-cpp-python. Imports nothing of tenfold.
+"""llama.cpp as a peer: llama-cpp-python's low-level API, many sequences in one context.
 
-usage: python llama_cpp_peer.py MODEL.gguf THREADS MAX_STREAMS MAX_TOKENS_PER_STREAM
-Settings: separate KV per sequence (the unified cache is slower with many), prompts in batches of
-512, greedy choice from raw logits, all layers on the CPU.
+Options: ``format`` "shipped" (the file as it is) or "q4_0" (requantised once into ``cache``; the
+format llama.cpp repacks, its fastest). The wheel ships no C++ server, and ``llama_cpp.server``
+handles one request at a time, so many streams are only fair through this API: prompts are computed
+first, then all sequences step together, which is the most a server above it could get.
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
-import sys
-import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-import llama_cpp  # type: ignore[import-not-found]
+import llama_cpp as api
 import numpy as np
 
+BATCH = 2048
+MICRO_BATCH = 512
+MOSTLY_Q4_0 = 2
 
-class LlamaCpp:
-    """One loaded model; every job starts from an empty cache."""
 
-    def __init__(self, path: str, threads: int, streams: int, length: int) -> None:
-        self.api: Any = llama_cpp
-        self.api.llama_backend_init()
-        quiet = self.api.llama_log_callback(lambda level, text, data: None)
-        self._quiet = quiet
-        self.api.llama_log_set(quiet, ctypes.c_void_p(0))
-        model_params = self.api.llama_model_default_params()
-        model_params.n_gpu_layers = 0
-        self.model = self.api.llama_model_load_from_file(path.encode(), model_params)
-        params = self.api.llama_context_default_params()
-        params.n_ctx = streams * length
-        params.n_batch = params.n_ubatch = 512
+class Engine:
+    """One loaded model. ``prepare`` makes a context that fits the case."""
+
+    def start(self, job: dict[str, Any]) -> dict[str, Any]:
+        api.llama_backend_init()
+        self._quiet = api.llama_log_callback(lambda level, text, data: None)
+        api.llama_log_set(self._quiet, ctypes.c_void_p(0))
+        path = Path(job["model"])
+        if job["options"]["format"] == "q4_0":
+            path = requantised(path, Path(job["cache"]), job["threads"])
+        params = api.llama_model_default_params()
+        params.n_gpu_layers = 0
+        self.model = api.llama_model_load_from_file(str(path).encode(), params)
+        if not self.model:
+            raise RuntimeError(f"llama.cpp does not load {path}")
+        self.vocabulary = api.llama_vocab_n_tokens(api.llama_model_get_vocab(self.model))
+        self.threads = job["threads"]
+        self.context: Any = None
+        self.batch = api.llama_batch_init(BATCH, 0, 1)
+        self.prepare(job["streams"], job["length"])
+        settings = {
+            "weights": path.name,
+            "threads": self.threads,
+            "kv_unified": False,
+            "kv_dtype": "f16",
+            "flash_attn": "auto",
+            "n_batch": BATCH,
+            "n_ubatch": MICRO_BATCH,
+            "prefix_caching": "system prompt computed once, copied to every sequence",
+            "api": "low-level, sequences step together",
+            "features": api.llama_print_system_info().decode().strip(),
+        }
+        return {"version": api.__version__, "settings": settings, "weights": str(path)}
+
+    def prepare(self, streams: int, length: int) -> None:
+        if self.context:
+            api.llama_free(self.context)
+        params = api.llama_context_default_params()
         params.n_seq_max = streams
-        params.n_threads = params.n_threads_batch = threads
+        params.n_ctx = streams * -(-length // 256) * 256  # llama.cpp pads a sequence to 256
+        params.n_batch, params.n_ubatch = BATCH, MICRO_BATCH
+        params.n_threads = params.n_threads_batch = self.threads
         params.kv_unified = False
-        self.context = self.api.llama_init_from_model(self.model, params)
-        self.vocab = self.api.llama_vocab_n_tokens(self.api.llama_model_get_vocab(self.model))
-        self.batch = self.api.llama_batch_init(max(512, streams), 0, 1)
+        self.context = api.llama_init_from_model(self.model, params)
+        if not self.context:
+            raise RuntimeError(f"no llama.cpp context for {streams} streams of {length} tokens")
+        self.lengths = [0] * streams
 
-    def _decode(self, rows: list[tuple[int, int, int, bool]]) -> None:
-        """rows: (token, position, sequence, logits wanted)."""
+    def reset(self) -> None:
+        api.llama_memory_clear(api.llama_get_memory(self.context), True)
+        self.lengths = [0] * len(self.lengths)
+
+    def share(self, prefix: list[int], streams: int) -> None:
+        for _ in self.extend([prefix]):
+            pass
+        memory = api.llama_get_memory(self.context)
+        for stream in range(1, streams):
+            api.llama_memory_seq_cp(memory, 0, stream, -1, -1)
+            self.lengths[stream] = len(prefix)
+
+    def extend(self, rows: list[list[int]]) -> Iterator[tuple[int, int]]:
+        """Rows that fit go into one batch together; a longer one goes in pieces."""
+        waiting: list[tuple[int, int, int, bool]] = []
+        for stream, row in enumerate(rows):
+            if waiting and len(waiting) + len(row) > MICRO_BATCH:
+                yield from self._decode(waiting)
+                waiting = []
+            start = self.lengths[stream]
+            for i, token in enumerate(row):
+                waiting.append((token, start + i, stream, i == len(row) - 1))
+                if len(waiting) == BATCH:
+                    yield from self._decode(waiting)
+                    waiting = []
+            self.lengths[stream] += len(row)
+        if waiting:
+            yield from self._decode(waiting)
+
+    def _decode(self, items: list[tuple[int, int, int, bool]]) -> Iterator[tuple[int, int]]:
+        """items: (token, position, stream, logits wanted)."""
         batch = self.batch
-        batch.n_tokens = len(rows)
-        for i, (token, position, sequence, wanted) in enumerate(rows):
+        batch.n_tokens = len(items)
+        for i, (token, position, stream, wanted) in enumerate(items):
             batch.token[i], batch.pos[i] = token, position
-            batch.n_seq_id[i], batch.seq_id[i][0] = 1, sequence
+            batch.n_seq_id[i], batch.seq_id[i][0] = 1, stream
             batch.logits[i] = wanted
-        if self.api.llama_decode(self.context, batch) != 0:
-            raise RuntimeError("llama_decode failed")
+        code = api.llama_decode(self.context, batch)
+        if code != 0:
+            raise RuntimeError(f"llama_decode answered {code} for {len(items)} tokens")
+        for i, (_, _, stream, wanted) in enumerate(items):
+            if wanted:
+                logits = api.llama_get_logits_ith(self.context, i)
+                yield stream, int(np.ctypeslib.as_array(logits, (self.vocabulary,)).argmax())
 
-    def _best(self, row: int) -> int:
-        logits = self.api.llama_get_logits_ith(self.context, row)
-        return int(np.ctypeslib.as_array(logits, (self.vocab,)).argmax())
-
-    def run(self, prompts: list[list[int]], output: int) -> dict[str, Any]:
-        """All prompts together: prefill one after another, then decode in lockstep."""
-        self.api.llama_memory_clear(self.api.llama_get_memory(self.context), True)
-        began = time.perf_counter()
-        times: list[list[float]] = []
-        tokens = []
-        for sequence, prompt in enumerate(prompts):
-            for start in range(0, len(prompt), 512):
-                piece = prompt[start : start + 512]
-                last = start + len(piece) == len(prompt)
-                rows = [
-                    (t, start + i, sequence, last and i == len(piece) - 1)
-                    for i, t in enumerate(piece)
-                ]
-                self._decode(rows)
-            tokens.append(self._best(len(piece) - 1))
-            times.append([time.perf_counter() - began])
-        for step in range(output - 1):
-            self._decode([(t, len(prompts[s]) + step, s, True) for s, t in enumerate(tokens)])
-            tokens = [self._best(row) for row in range(len(tokens))]
-            now = time.perf_counter() - began
-            for row in times:
-                row.append(now)
-        return {"times": times}
+    def stop(self) -> None:
+        api.llama_free(self.context)
+        api.llama_model_free(self.model)
 
 
-def main() -> None:
-    path, threads, streams, length = sys.argv[1], *map(int, sys.argv[2:5])
-    engine = LlamaCpp(path, threads, streams, length)
-    print(json.dumps({"ready": True, "version": llama_cpp.__version__}), flush=True)
-    for line in sys.stdin:
-        job = json.loads(line)
-        print(json.dumps(engine.run(job["prompts"], job["output"])), flush=True)
-
-
-if __name__ == "__main__":
-    main()
+def requantised(source: Path, cache: Path, threads: int) -> Path:
+    """The model in Q4_0, made once. Written beside its name first: a broken file never counts."""
+    target = cache / f"{source.stem}.q4_0.gguf"
+    if not target.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        params = api.llama_model_quantize_default_params()
+        params.ftype = MOSTLY_Q4_0
+        params.allow_requantize = True
+        params.nthread = threads
+        part = target.with_suffix(".part")
+        code = api.llama_model_quantize(
+            str(source).encode(), str(part).encode(), ctypes.byref(params)
+        )
+        if code != 0:
+            raise RuntimeError(f"llama_model_quantize answered {code} for {source}")
+        part.rename(target)
+    return target
