@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tenfold.core.settings import Speculation
 from tenfold.core.types import EngineRequest, FinishReason, ModelFacts, TokenLogprob
 
 
@@ -17,6 +18,7 @@ class ModelOptions:
     context_length: int | None = None
     kv_limit_bytes: int | None = None
     policy: str | None = None
+    speculation: Speculation | None = None
 
 
 # --- commands -----------------------------------------------------------------------------------
@@ -167,6 +169,8 @@ class ModelStats:
     prompt_tokens: int = 0
     generated_tokens: int = 0
     cached_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     preemptions: int = 0
     weight_pages: int = 0
     kv_pages: int = 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+Speculation = Literal["off", "ngram", "auto"]
+
 
 @dataclass(slots=True)
 class DeviceSettings:
@@ -12,6 +14,9 @@ class DeviceSettings:
 
     ``memory_bytes`` 0 takes 60 % of the memory that is free when the worker starts. ``threads`` 0
     takes every core the process may use. ``backend``: "anon", "memfd" or "cuda" pages.
+    ``speculation``: whether steps verify guessed tokens: never, always ("ngram"), or where it pays
+    ("auto"); ``draft_tokens`` is the longest guess, ``draft_match`` the longest run of tokens that
+    is looked up for one.
     """
 
     name: str = "cpu:0"
@@ -28,6 +33,9 @@ class DeviceSettings:
     max_step_tokens: int = 2048
     itl_target: float = 0.2
     prefill_share: float = 0.25
+    speculation: Speculation = "off"
+    draft_tokens: int = 8
+    draft_match: int = 3
     grammar_seconds: float = 10.0
     cache_dir: str = ""
 
@@ -45,6 +53,7 @@ class ModelSetup:
     context_length: int | None = None
     kv_limit_bytes: int | None = None
     policy: str | None = None
+    speculation: Speculation | None = None
 
 
 @dataclass(slots=True)

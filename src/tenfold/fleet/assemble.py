@@ -31,7 +31,9 @@ def source_of(setup: ModelSetup, store: Store) -> ModelSource:
     return ModelSource(
         name=setup.name,
         path=str(path),
-        options=ModelOptions(setup.context_length, setup.kv_limit_bytes, setup.policy),
+        options=ModelOptions(
+            setup.context_length, setup.kv_limit_bytes, setup.policy, setup.speculation
+        ),
         pinned=setup.pin,
         licence=store.entry(setup.source).licence.name if known else "",
     )
