@@ -147,6 +147,8 @@ def test_nonsense_is_ignored_or_refused() -> None:
     assert model.costs == StepCosts()
     with pytest.raises(ValueError, match="negative"):
         StepCosts(base=-1)
+    with pytest.raises(ValueError, match="negative"):
+        StepCosts(draft_token=-1)
 
 
 def test_a_fixed_model_learns_nothing_and_a_roofline_has_the_right_size() -> None:

@@ -60,7 +60,7 @@ class StepCosts:
 
     def __post_init__(self) -> None:
         terms = (self.base, self.prefill_token, self.decode_row, self.decode_context)
-        if min(*terms, self.prefill_context) < 0:
+        if min(*terms, self.prefill_context, self.draft_token) < 0:
             raise ValueError(f"step costs must not be negative: {self}")
 
     @classmethod

@@ -184,32 +184,37 @@ class Batcher:
         ``peers``: how many models of the device have work; they share the inter-token target."""
         self.running.sort(key=lambda seq: seq.age)
         slices = list(self._decodes())
-        shape = _shape(slices)
+        shape = self._draft(slices, peers)
         if slices and len(slices) == len(self.sequences):  # nobody waits, no prompt is unfinished
             return StepPlan(slices, shape)
-        target = step_target(
-            (seq.request.itl_target for seq in self.running), self.settings.itl_target
-        )
-        room = self.settings.max_step_tokens - len(slices)
-        if self.drafts is not None and slices:
-            self.drafts.add(
-                slices,
-                self.cache,
-                self.steps,
-                seconds=self.steps.predict(shape),
-                limit=target / peers,
-                room=room // 2,  # prompts keep the other half
-            )
-            shape = _shape(slices)
-            room -= shape.draft_tokens
         seconds = chunk_seconds(
             self.steps.predict(shape) if slices else 0.0,
-            target=target / peers,
+            target=self._target(peers),
             share=self.settings.prefill_share,
         )
+        room = self.settings.max_step_tokens - shape.decode_rows - shape.draft_tokens
         for piece in self._prefills(shape, seconds, room):
             slices.append(piece)
         return StepPlan(slices, _shape(slices)) if slices else None
+
+    def _target(self, peers: int) -> float:
+        wished = (seq.request.itl_target for seq in self.running)
+        return step_target(wished, self.settings.itl_target) / peers
+
+    def _draft(self, slices: list[Slice], peers: int) -> StepShape:
+        """Give decoding slices drafts where the model speculates; the shape of the outcome."""
+        shape = _shape(slices)
+        if self.drafts is None or not slices:
+            return shape
+        self.drafts.add(
+            slices,
+            self.cache,
+            self.steps,
+            seconds=self.steps.predict(shape),
+            limit=self._target(peers),
+            room=(self.settings.max_step_tokens - len(slices)) // 2,  # prompts keep the other half
+        )
+        return _shape(slices)
 
     def _decodes(self) -> Iterator[Slice]:
         for seq in list(self.running):
