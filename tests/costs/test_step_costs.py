@@ -9,8 +9,10 @@ from tenfold.costs.step import FixedStepModel, StepCosts, StepModel, StepShape
 
 factors = st.floats(0.05, 20)
 costs_st = st.builds(
-    lambda f: StepCosts(*(a * b for a, b in zip(f, (5e-3, 1e-3, 3e-3, 2e-6, 2e-7), strict=True))),
-    st.lists(factors, min_size=5, max_size=5),
+    lambda f: StepCosts(
+        *(a * b for a, b in zip(f, (5e-3, 1e-3, 3e-3, 2e-6, 2e-7, 1e-3), strict=True))
+    ),
+    st.lists(factors, min_size=6, max_size=6),
 )
 shapes_st = st.builds(
     StepShape,
@@ -18,6 +20,7 @@ shapes_st = st.builds(
     prefill_context=st.integers(0, 2048 * 4096),
     decode_rows=st.integers(0, 64),
     decode_context=st.integers(0, 64 * 4096),
+    draft_tokens=st.integers(0, 64 * 16),
 )
 
 
@@ -27,7 +30,9 @@ def random_shape(rng: np.random.Generator) -> StepShape:
     if not rows and not chunk:
         rows = 1
     context = int(rng.integers(0, 2048))
-    return StepShape(chunk, chunk * context, rows, rows * context, rows + bool(chunk))
+    drafts = rows * int(rng.integers(0, 9)) * int(rng.integers(0, 2))
+    attended = (chunk + drafts) * context
+    return StepShape(chunk, attended, rows, rows * context, rows + bool(chunk), drafts)
 
 
 def errors(model: StepModel, truth: FixedStepModel, rng: np.random.Generator) -> list[float]:
@@ -74,6 +79,7 @@ def test_the_largest_chunk_fits_and_one_more_token_does_not(
                 shape.prefill_context + tokens * context,
                 shape.decode_rows,
                 shape.decode_context,
+                draft_tokens=shape.draft_tokens,
             )
         )
 
@@ -141,6 +147,8 @@ def test_nonsense_is_ignored_or_refused() -> None:
     assert model.costs == StepCosts()
     with pytest.raises(ValueError, match="negative"):
         StepCosts(base=-1)
+    with pytest.raises(ValueError, match="negative"):
+        StepCosts(draft_token=-1)
 
 
 def test_a_fixed_model_learns_nothing_and_a_roofline_has_the_right_size() -> None:

@@ -24,6 +24,7 @@ from tenfold.engine.executor import Executor
 from tenfold.engine.instance import GenerateInstance
 from tenfold.engine.sequence import Choice, StepPlan
 from tenfold.engine.simulated import CountingPages, SimulatedRunner
+from tenfold.engine.speculator import Speculator, speculator
 from tenfold.kvcache.cache import KVCache
 from tenfold.kvcache.waiting import MatchIndex
 from tenfold.scheduling.registry import policies
@@ -125,8 +126,12 @@ class Sim:
         context: int = 1000,
         groups: tuple[KVGroup, ...] = (GLOBAL,),
         executor: Executor | None = None,
+        drafts: Speculator | None = None,
     ) -> Batcher:
-        """Attach a model whose KV draws on ``pages`` (shared between models if given twice)."""
+        """Attach a model whose KV draws on ``pages`` (shared between models if given twice).
+
+        ``drafts``: in place of what the settings say."""
+        said = self.settings
         pages = pages or CountingPages(blocks * len(groups))
         cache = KVCache(
             list(groups),
@@ -148,6 +153,7 @@ class Sim:
             self.settings,
             self.clock,
             self.engine.neighbours(name),
+            drafts or speculator(said.speculation, said.draft_tokens, said.draft_match),
         )
         self.recorders[name] = Recorder(executor or SimulatedRunner(self.clock, costs()))
         instance = GenerateInstance(

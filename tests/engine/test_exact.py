@@ -207,7 +207,7 @@ def test_a_simulated_run_makes_the_very_decisions_of_a_real_one(tiny: Path, poli
         if simulated:
             replies = dict(plans[0][1])
             runner = SimulatedRunner(
-                real.clock, costs(), lambda s, said=replies: said[s.request.id][s.generated]
+                real.clock, costs(), lambda s, n, said=replies: said[s.request.id][s.generated + n]
             )
             real.recorder.inner = runner
         for request, prompt in _prompts().items():

@@ -162,7 +162,7 @@ def test_eos_ends_a_request_and_ignore_eos_does_not() -> None:
     class Ender(SimulatedRunner):
         def execute(self, plan: StepPlan) -> list[Choice]:
             super().execute(plan)
-            return [Choice(99) for piece in plan.slices if piece.samples]
+            return [Choice([99]) for piece in plan.slices if piece.samples]
 
     sim = Sim()
     sim.add("m", executor=Ender(sim.clock, __import__("engine.harness").harness.costs()))

@@ -7,10 +7,12 @@ from functools import cache
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.harness import GLOBAL, Sim
+from engine.harness import BLOCK, GLOBAL, Sim, costs
+from kvcache.kv_model import contents
 from tenfold.core.messages import Abort
 from tenfold.core.types import KVGroup
-from tenfold.engine.simulated import CountingPages
+from tenfold.engine.sequence import Sequence
+from tenfold.engine.simulated import CountingPages, SimulatedRunner
 
 SLIDING = KVGroup("sliding", (2,), 1, 32, window=8)
 
@@ -121,3 +123,112 @@ def test_models_short_of_pages_never_wait_for_each_other(
     assert not sim.heard.failed
     for number, (prompt, output, _) in enumerate(asked):
         assert sim.heard.tokens[f"r{number}"] == _alone((number + 1,) * prompt, output)
+
+
+def _rambling(seq: Sequence, ahead: int) -> int:
+    """Goes round in a small circle and leaves it now and then, so that some guesses are right."""
+    place, first = seq.tokens.length + ahead, int(seq.tokens.view(0, 1)[0])
+    return (place // 5 + 50) if (place * 7 + first) % 11 < 2 else place % 3 + 1
+
+
+@cache
+def _rambled(prompt: tuple[int, ...], output: int) -> list[int]:
+    sim = Sim()
+    sim.add(executor=SimulatedRunner(sim.clock, costs(), _rambling))
+    sim.ask("r", list(prompt), output)
+    sim.run()
+    return sim.heard.tokens["r"]
+
+
+def _nothing_guessed_stays(sim: Sim, texts: dict[str, list[int]]) -> None:
+    """Between steps: no blocks for drafts, and nothing cached but what sequences really say."""
+    for instance in sim.engine.instances.values():
+        batcher = instance.batcher  # type: ignore[attr-defined]
+        for seq in batcher.running:
+            assert seq.computed < seq.tokens.length
+            for group in range(len(batcher.cache.groups)):
+                blocks = len(batcher.cache.table(seq.kv, group))
+                assert not seq.decoding or blocks * BLOCK < seq.tokens.length + BLOCK
+        for _, prefix in contents(batcher.cache.tree):
+            assert any(tuple(text[: len(prefix)]) == prefix for text in texts.values())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    requests,
+    st.sampled_from(["ngram", "auto"]),
+    st.integers(1, 9),
+    st.integers(8, 40),
+    st.sampled_from([(GLOBAL,), (GLOBAL, SLIDING)]),
+    st.integers(1, 8),
+    st.sampled_from([4, 16, 2048]),
+    st.booleans(),
+)
+def test_random_lives_with_guesses(
+    asked: list[tuple[int, int, int, int, int, int | None, bool]],
+    speculation: str,
+    draft_tokens: int,
+    page_count: int,
+    groups: tuple[KVGroup, ...],
+    max_running: int,
+    max_step_tokens: int,
+    prefix_cache: bool,
+) -> None:
+    most = max(max_step_tokens, max_running)
+    sim = Sim(
+        speculation=speculation,
+        draft_tokens=draft_tokens,
+        max_running=max_running,
+        max_step_tokens=most,
+        prefix_cache=prefix_cache,
+    )
+    pages = CountingPages(page_count)
+    for name in ("m", "n"):
+        runner = SimulatedRunner(sim.clock, costs(), _rambling)
+        sim.add(name, pages, blocks=4 * page_count, groups=groups, executor=runner)
+    prompts: dict[str, tuple[tuple[int, ...], int]] = {}
+    texts: dict[str, list[int]] = {}
+    doomed: list[tuple[int, str]] = []
+    step = 0
+
+    def go() -> bool:
+        busy = sim.engine.step()
+        assert sim.engine.check() == []
+        _nothing_guessed_stays(sim, texts)
+        return busy
+
+    for number, (prefix, length, output, priority, pause, abort, other) in enumerate(asked):
+        name = f"r{number}"
+        prompt = tuple((prefix + i) % 7 + 1 for i in range(length))
+        prompts[name] = (prompt, 2 * output)
+        texts[name] = [*prompt, *_rambled(*prompts[name])]
+        sim.ask(name, list(prompt), 2 * output, priority=priority, model="n" if other else "m")
+        if abort is not None:
+            doomed.append((step + abort, name))
+        for _ in range(pause):
+            step += 1
+            go()
+            for when, victim in doomed:
+                if when <= step:
+                    sim.engine.handle(Abort(victim))
+    for _, victim in doomed:
+        sim.engine.handle(Abort(victim))
+    while go():
+        pass
+    aborted = {victim for _, victim in doomed}
+    for name, (prompt, output) in prompts.items():
+        if name in aborted:
+            assert (
+                _rambled(prompt, output)[: len(sim.heard.tokens[name])] == (sim.heard.tokens[name])
+            )
+            continue
+        assert name not in sim.heard.failed, sim.heard.failed[name]
+        assert sim.heard.tokens[name] == _rambled(prompt, output)
+        assert sim.heard.finished[name] == "length"
+    for recorder in sim.recorders.values():
+        assert all(sum(count for *_, count in plan) <= most for plan in recorder.plans)
+    for instance in sim.engine.instances.values():
+        stats = instance.stats()
+        assert stats.kv_blocks_used == 0 and stats.accepted_tokens <= stats.drafted_tokens
+        instance.close()
+    assert pages.used == 0

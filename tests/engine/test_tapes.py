@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from engine.test_exact import Real
 
+from engine.test_exact import Real
 from models.tiny import make_tiny
 from tenfold.engine import tapes
 from tenfold.engine.runner import TorchRunner

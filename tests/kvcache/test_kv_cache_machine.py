@@ -160,6 +160,30 @@ class CacheMachine(RuleBasedStateMachine):
         self.cache.advance(run.kv, run.tokens, self.hashes(run.tokens, run.namespace), end)
 
     @precondition(lambda self: self.running)
+    @rule(data=st.data(), more=st.integers(1, 9), keep=st.integers(0, 9))
+    def guess(self, data: st.DataObject, more: int, keep: int) -> None:
+        """Compute tokens behind the last one, of which the first ``keep`` turn out right."""
+        run = data.draw(st.sampled_from(self.running))
+        self.compute(run, len(run.tokens))
+        start = run.kv.computed
+        if start < len(run.tokens) or not self.cache.reserve(run.kv, start + more):
+            return
+        drafted = [(start + i) % 2 for i in range(more)]
+        for group in range(len(self.windows)):
+            table = self.cache.table(run.kv, group)
+            for position in range(start, start + more):
+                block, prefix = int(table[position // self.size]), [*run.tokens, *drafted]
+                written = self.written[group].setdefault(block, {})
+                written[position % self.size] = (run.namespace, tuple(prefix[: position + 1]))
+        run.tokens += drafted[:keep]
+        self.seen.append(run.tokens)
+        end = len(run.tokens)
+        self.cache.advance(run.kv, run.tokens, self.hashes(run.tokens, run.namespace), end)
+        self.cache.trim(run.kv, end)
+        for group in range(len(self.windows)):
+            assert len(self.cache.table(run.kv, group)) == -(-end // self.size)
+
+    @precondition(lambda self: self.running)
     @rule(data=st.data())
     def close(self, data: st.DataObject) -> None:
         run = data.draw(st.sampled_from(self.running))

@@ -219,6 +219,8 @@ class FakeBackend:
                 steps=10,
                 prompt_tokens=100,
                 generated_tokens=self.made,
+                drafted_tokens=9,
+                accepted_tokens=5,
                 preemptions=3,
                 weight_pages=40,
                 kv_pages=kv_pages,

@@ -241,3 +241,42 @@ def step(
     bars = {"worker": middle.parts, "server process": {"server": middle.server}}
     stacked_plot(bars, out / "step.png", f"{model}: the time of one token, one stream")
     typer.echo(f"written: {out / 'step.json'}, {out / 'step.png'}")
+
+
+@app.command()
+def speculation(
+    model: Annotated[str, typer.Option(help="Catalogue name or path.")] = "smollm2-135m",
+    threads: Annotated[int, typer.Option(help="Threads.")] = 2,
+    memory: Annotated[str, typer.Option(help="Memory of each setting's device.")] = "1GiB",
+    output: Annotated[int, typer.Option(help="Output tokens a stream.")] = 128,
+    rounds: Annotated[int, typer.Option(help="Interleaved rounds that count.")] = 3,
+    mode: Annotated[str, typer.Option(help="Kernels: exact or fast.")] = "exact",
+    out: Out = Path("bench"),
+) -> None:
+    """Decoding with speculation off, always ("ngram") and where it pays ("auto")."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from tenfold.bench.plot import bars_plot
+    from tenfold.bench.report import write_json
+    from tenfold.bench.speculation import MODES, speculate
+    from tenfold.core.sizes import parse_bytes
+    from tenfold.fleet.assemble import find_source
+
+    path = Path(find_source(model, None).path)
+    settings = {"threads": threads, "memory_bytes": parse_bytes(memory), "kernels_mode": mode}
+    found = asyncio.run(speculate(path, settings=settings, output=output, rounds=rounds))
+    table = Table(title=f"{model}, {threads} threads, tokens a second (median of {rounds})")
+    for column in ("prompt", "streams", *MODES, "ngram ratio", "auto ratio", "identical"):
+        table.add_column(column)
+    bars: dict[str, dict[str, float]] = {}
+    for kind, rows in found["kinds"].items():
+        for streams, row in rows.items():
+            bars[f"{kind}\n{streams}"] = row["median"]
+            rates = [f"{row['median'][name]:.1f}" for name in MODES]
+            ratios = [f"{row['ratio'][name]:.2f}" for name in ("ngram", "auto")]
+            table.add_row(kind, streams, *rates, *ratios, str(row["identical"]))
+    Console().print(table)
+    write_json(out / "speculation.json", "speculation", found)
+    bars_plot(bars, out / "speculation.png", f"{model}, {threads} threads", "tokens a second")
+    typer.echo(f"written: {out / 'speculation.json'}, {out / 'speculation.png'}")

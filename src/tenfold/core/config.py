@@ -20,7 +20,13 @@ from pydantic.fields import FieldInfo
 from tenfold.core import layers, machine
 from tenfold.core.errors import ConfigError
 from tenfold.core.names import check_name
-from tenfold.core.settings import ClientSettings, DeviceSettings, ModelSetup, QueueSettings
+from tenfold.core.settings import (
+    ClientSettings,
+    DeviceSettings,
+    ModelSetup,
+    QueueSettings,
+    Speculation,
+)
 from tenfold.core.sizes import parse_bytes, parse_share
 from tenfold.core.types import KVDtype
 
@@ -116,6 +122,15 @@ class DeviceSection(Section):
     prefill_share: float = Field(
         default=0.25, gt=0, le=1, description="least part of the time for prefill"
     )
+    speculation: Speculation = Field(
+        default="off",
+        description="guess tokens from the sequence itself and verify them: never, always or where"
+        " it pays",
+    )
+    draft_tokens: Positive = Field(default=8, description="longest guess, in tokens")
+    draft_match: Positive = Field(
+        default=3, description="tokens at a sequence's end that a guess looks up, at most"
+    )
     grammar_seconds: Seconds = Field(
         default=10.0, description="longest compile of a grammar or schema"
     )
@@ -173,6 +188,9 @@ class ModelSection(Section):
     kv_limit: Bytes | None = Field(default=None, description="most memory for its KV cache")
     policy: str | None = Field(default=None, description="its own scheduling policy")
     kv_dtype: KVDtype | None = Field(default=None, description="how its keys and values are kept")
+    speculation: Speculation | None = Field(
+        default=None, description="its own choice of `device.speculation`"
+    )
 
 
 class ClientSection(Section):
@@ -268,6 +286,7 @@ class LoadedConfig:
                 kv_limit_bytes=m.kv_limit,
                 policy=m.policy,
                 kv_dtype=m.kv_dtype,
+                speculation=m.speculation,
             )
             for name, m in self.config.models.items()
         ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tenfold.core.settings import Speculation
 from tenfold.core.types import EngineRequest, FinishReason, KVDtype, ModelFacts, TokenLogprob
 
 
@@ -18,6 +19,7 @@ class ModelOptions:
     kv_limit_bytes: int | None = None
     policy: str | None = None
     kv_dtype: KVDtype | None = None
+    speculation: Speculation | None = None
 
 
 # --- commands -----------------------------------------------------------------------------------
@@ -168,6 +170,8 @@ class ModelStats:
     prompt_tokens: int = 0
     generated_tokens: int = 0
     cached_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     preemptions: int = 0
     weight_pages: int = 0
     kv_pages: int = 0

@@ -207,6 +207,20 @@ PREDICTED_STEP_SECONDS = MetricName(
     "Time the cost model predicted for the same steps.",
     ("model", "device"),
 )
+DRAFTED_TOKENS = MetricName(
+    "tenfold_drafted_tokens",
+    "counter",
+    "Guessed tokens that steps verified.",
+    ("model", "device"),
+    vllm=("vllm:spec_decode_num_draft_tokens",),
+)
+ACCEPTED_TOKENS = MetricName(
+    "tenfold_accepted_tokens",
+    "counter",
+    "Guessed tokens that turned out right and were kept.",
+    ("model", "device"),
+    vllm=("vllm:spec_decode_num_accepted_tokens",),
+)
 PREEMPTIONS = MetricName(
     "tenfold_preemptions",
     "counter",

@@ -7,6 +7,8 @@ from typing import Literal
 
 from tenfold.core.types import KVDtype
 
+Speculation = Literal["off", "ngram", "auto"]
+
 
 @dataclass(slots=True)
 class DeviceSettings:
@@ -14,6 +16,9 @@ class DeviceSettings:
 
     ``memory_bytes`` 0 takes 60 % of the memory that is free when the worker starts. ``threads`` 0
     takes every core the process may use. ``backend``: "anon", "memfd" or "cuda" pages.
+    ``speculation``: whether steps verify guessed tokens: never, always ("ngram"), or where it pays
+    ("auto"); ``draft_tokens`` is the longest guess, ``draft_match`` the longest run of tokens that
+    is looked up for one.
     """
 
     name: str = "cpu:0"
@@ -31,6 +36,9 @@ class DeviceSettings:
     max_step_tokens: int = 2048
     itl_target: float = 0.2
     prefill_share: float = 0.25
+    speculation: Speculation = "off"
+    draft_tokens: int = 8
+    draft_match: int = 3
     grammar_seconds: float = 10.0
     cache_dir: str = ""
 
@@ -49,6 +57,7 @@ class ModelSetup:
     kv_limit_bytes: int | None = None
     policy: str | None = None
     kv_dtype: KVDtype | None = None
+    speculation: Speculation | None = None
 
 
 @dataclass(slots=True)

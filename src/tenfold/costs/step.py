@@ -1,9 +1,12 @@
 """What one engine step will take: a linear model of its shape, fitted while the engine runs.
 
     seconds = base + prefill_token·P + decode_row·D + decode_context·C + prefill_context·X
+              + draft_token·G
 
 P and D count the step's prompt and decode tokens, C the cached tokens that the decode rows read,
-and X sums chunk tokens x tokens cached before the chunk over the chunks of prompts.
+X sums chunk tokens x tokens cached before the chunk over the chunks of prompts, and G counts the
+guessed tokens that are verified beside the decode rows. These have a term of their own because few
+more rows of a sequence cost less than one more sequence.
 Does not know which model or device it describes; whoever has facts about them makes the prior.
 """
 
@@ -16,7 +19,6 @@ from operator import mul
 
 from tenfold.costs.fitting import RecursiveFit
 
-
 BATCH = 8
 """Steps without prefill that are learnt from together."""
 
@@ -28,7 +30,8 @@ class StepShape:
     ``prefill_tokens``: prompt tokens computed. ``prefill_context``: the sum, over chunks of
     prompts, of chunk tokens x the tokens cached before the chunk. ``decode_rows``: sequences that
     decode one token. ``decode_context``: the tokens they attend to, summed. ``sequences``: all that
-    take part; no term of the model reads it, logs do.
+    take part; no term of the model reads it, logs do. ``draft_tokens``: guessed tokens verified
+    beside the decode rows; what they attend to counts as ``prefill_context``.
     """
 
     prefill_tokens: int = 0
@@ -36,6 +39,7 @@ class StepShape:
     decode_rows: int = 0
     decode_context: int = 0
     sequences: int = 0
+    draft_tokens: int = 0
 
 
 @dataclass(slots=True, frozen=True)
@@ -51,10 +55,11 @@ class StepCosts:
     decode_row: float = 3e-3
     decode_context: float = 2e-6
     prefill_context: float = 2e-7
+    draft_token: float = 1e-3
 
     def __post_init__(self) -> None:
         terms = (self.base, self.prefill_token, self.decode_row, self.decode_context)
-        if min(*terms, self.prefill_context) < 0:
+        if min(*terms, self.prefill_context, self.draft_token) < 0:
             raise ValueError(f"step costs must not be negative: {self}")
 
     @classmethod
@@ -74,7 +79,7 @@ class StepCosts:
         """
         token = 2 * parameters / flops
         read = kv_bytes_per_token / bandwidth
-        return cls(weight_bytes / bandwidth, token, token, read, read / 16)
+        return cls(weight_bytes / bandwidth, token, token, read, read / 16, token)
 
 
 class StepModel:
@@ -129,6 +134,10 @@ class StepModel:
         self._terms = tuple(map(mul, self._fit.coefficients(), self._scales))
         self._costs = StepCosts(*self._terms)
 
+    def draft_seconds(self, context: int) -> float:
+        """What one more token to verify adds to a step, ``context`` tokens into its sequence."""
+        return self._costs.draft_token + self._costs.prefill_context * context
+
     def largest_chunk(
         self, seconds: float, shape: StepShape, context: int, limit: int = 1 << 20
     ) -> int:
@@ -158,6 +167,7 @@ def _features(shape: StepShape) -> tuple[float, ...]:
         shape.decode_rows,
         shape.decode_context,
         shape.prefill_context,
+        shape.draft_tokens,
     )
 
 

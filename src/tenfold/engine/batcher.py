@@ -20,6 +20,7 @@ from tenfold.core.settings import DeviceSettings
 from tenfold.core.types import EngineRequest, FinishReason, ModelFacts
 from tenfold.costs.step import StepModel, StepShape
 from tenfold.engine.sequence import Choice, Sequence, Slice, StepPlan, TokenBuffer
+from tenfold.engine.speculator import Speculator
 from tenfold.kvcache.cache import KVCache
 from tenfold.kvcache.hashing import block_hashes, extend_hashes
 from tenfold.kvcache.waiting import MatchIndex
@@ -68,6 +69,7 @@ class Batcher:
         settings: DeviceSettings,
         clock: Clock,
         neighbours: Neighbours,
+        drafts: Speculator | None = None,
     ) -> None:
         self.facts = facts
         self.cache = cache
@@ -77,6 +79,7 @@ class Batcher:
         self.settings = settings
         self.clock = clock
         self.neighbours = neighbours
+        self.drafts = drafts
         self.running: list[Sequence] = []
         self.sequences: dict[str, Sequence] = {}
         self.started: list[RequestStarted] = []
@@ -181,21 +184,37 @@ class Batcher:
         ``peers``: how many models of the device have work; they share the inter-token target."""
         self.running.sort(key=lambda seq: seq.age)
         slices = list(self._decodes())
-        shape = _shape(slices)
+        shape = self._draft(slices, peers)
         if slices and len(slices) == len(self.sequences):  # nobody waits, no prompt is unfinished
             return StepPlan(slices, shape)
-        target = step_target(
-            (seq.request.itl_target for seq in self.running), self.settings.itl_target
-        )
         seconds = chunk_seconds(
             self.steps.predict(shape) if slices else 0.0,
-            target=target / peers,
+            target=self._target(peers),
             share=self.settings.prefill_share,
         )
-        room = self.settings.max_step_tokens - len(slices)
+        room = self.settings.max_step_tokens - shape.decode_rows - shape.draft_tokens
         for piece in self._prefills(shape, seconds, room):
             slices.append(piece)
         return StepPlan(slices, _shape(slices)) if slices else None
+
+    def _target(self, peers: int) -> float:
+        wished = (seq.request.itl_target for seq in self.running)
+        return step_target(wished, self.settings.itl_target) / peers
+
+    def _draft(self, slices: list[Slice], peers: int) -> StepShape:
+        """Give decoding slices drafts where the model speculates; the shape of the outcome."""
+        shape = _shape(slices)
+        if self.drafts is None or not slices:
+            return shape
+        self.drafts.add(
+            slices,
+            self.cache,
+            self.steps,
+            seconds=self.steps.predict(shape),
+            limit=self._target(peers),
+            room=(self.settings.max_step_tokens - len(slices)) // 2,  # prompts keep the other half
+        )
+        return _shape(slices)
 
     def _decodes(self) -> Iterator[Slice]:
         for seq in list(self.running):
@@ -333,46 +352,67 @@ class Batcher:
         decoded: dict[str, int] = {}
         for piece in plan.slices:
             seq = piece.seq
-            choice = next(chosen) if piece.samples else None
-            self._advance(seq, piece)
-            if choice is None:
+            if not piece.samples:
+                self._advance(seq, piece.start, piece.start + piece.count)
                 continue
-            if choice.error is not None:
+            choice = next(chosen)
+            output = self._append(seq, choice)
+            # A draft's right tokens count as computed, as if they had come one by one.
+            right = max(0, len(output.token_ids) - 1)
+            own = piece.start + piece.count - len(piece.draft)
+            self._advance(seq, piece.start, own + right)
+            if piece.draft:
+                self._settle(piece, output)
+            if output.token_ids:
+                outputs.append(output)
+                client = seq.request.client
+                decoded[client] = decoded.get(client, 0) + len(output.token_ids)
+            if output.finish:
+                self.drop(seq.request.id)
+            elif choice.error is not None:
                 failures.append(self._fail(seq, choice.error))
-                continue
-            outputs.append(self._append(seq, choice))
-            decoded[seq.request.client] = decoded.get(seq.request.client, 0) + 1
         if decoded:
             self.policy.decoded(decoded)
         return outputs, failures
 
-    def _advance(self, seq: Sequence, piece: Slice) -> None:
+    def _advance(self, seq: Sequence, start: int, computed: int) -> None:
         assert seq.kv is not None
-        seq.computed = piece.start + piece.count
-        prompt_done = min(seq.computed, seq.prompt_tokens)
-        if prompt_done > max(piece.start, seq.billed):
-            self.policy.prefilled(seq.request.client, prompt_done - max(piece.start, seq.billed))
+        seq.computed = computed
+        prompt_done = min(computed, seq.prompt_tokens)
+        if prompt_done > max(start, seq.billed):
+            self.policy.prefilled(seq.request.client, prompt_done - max(start, seq.billed))
         seq.billed = max(seq.billed, prompt_done)
-        self.cache.advance(seq.kv, seq.tokens.view(), seq.hashes, seq.computed)
+        self.cache.advance(seq.kv, seq.tokens.view(), seq.hashes, computed)
+
+    def _settle(self, piece: Slice, output: TokenOutput) -> None:
+        """Count what became of a draft, and give back the blocks that only it needed."""
+        seq = piece.seq
+        assert self.drafts is not None and seq.kv is not None
+        self.drafts.verified(piece, output.token_ids)
+        self.cache.trim(seq.kv, seq.tokens.length)
 
     def _append(self, seq: Sequence, choice: Choice) -> TokenOutput:
-        seq.tokens.append(choice.token)
-        if seq.tokens.length % self.settings.block_tokens == 0:
-            extend_hashes(
-                seq.hashes, seq.tokens.view(), self.settings.block_tokens, seq.request.namespace
-            )
-        finish = choice.finish or self._finish(seq, choice.token)
+        """Take over the chosen tokens, up to the first that ends the sequence."""
         assert seq.kv is not None
-        output = TokenOutput(
-            seq.request.id,
-            [choice.token],
-            finish,
-            [choice.logprob] if choice.logprob else None,
-            seq.kv.cached_tokens if seq.generated == 1 else 0,
+        first = seq.generated == 0
+        taken: list[int] = []
+        finish: FinishReason | None = None
+        for token in choice.tokens:
+            seq.tokens.append(token)
+            taken.append(token)
+            if self.drafts is not None:
+                self.drafts.saw(seq, token)
+            finish = self._finish(seq, token)
+            if finish:
+                break
+        if len(taken) == len(choice.tokens):
+            finish = choice.finish or finish
+        extend_hashes(
+            seq.hashes, seq.tokens.view(), self.settings.block_tokens, seq.request.namespace
         )
-        if finish:
-            self.drop(seq.request.id)
-        return output
+        logprobs = choice.logprobs[: len(taken)] if choice.logprobs else None
+        cached = seq.kv.cached_tokens if first else 0
+        return TokenOutput(seq.request.id, taken, finish, logprobs, cached)
 
     def _finish(self, seq: Sequence, token: int) -> FinishReason | None:
         params = seq.request.sampling
@@ -408,10 +448,12 @@ class Batcher:
 def _shape(slices: list[Slice]) -> StepShape:
     shape = StepShape()
     for piece in slices:
-        if piece.count == 1 and piece.seq.decoding:
+        if piece.seq.decoding:
             shape.decode_rows += 1
             shape.decode_context += piece.start + 1
             shape.sequences += 1
+            shape.draft_tokens += len(piece.draft)
+            shape.prefill_context += len(piece.draft) * piece.start
         else:
             _add_prefill(shape, piece.count, piece.start)
     return shape

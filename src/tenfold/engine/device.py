@@ -21,6 +21,7 @@ from tenfold.engine.instance import EmbedInstance, GenerateInstance, Instance
 from tenfold.engine.runner import TorchRunner
 from tenfold.engine.sampler_state import SamplerState, TokenMatcher
 from tenfold.engine.sampling import Sampler
+from tenfold.engine.speculator import speculator
 from tenfold.kernels.kv_rows import kv_row
 from tenfold.kernels.table import build_kernels
 from tenfold.kernels.torch_ref import TorchKernels
@@ -166,7 +167,14 @@ class Device:
         )
         matches = MatchIndex(cache.tree)
         policy = policies.get(command.options.policy or settings.policy)(matches)
-        batcher = Batcher(facts, cache, matches, policy, StepModel(), settings, clock, neighbours)
+        drafts = speculator(
+            command.options.speculation or settings.speculation,
+            settings.draft_tokens,
+            settings.draft_match,
+        )
+        batcher = Batcher(
+            facts, cache, matches, policy, StepModel(), settings, clock, neighbours, drafts
+        )
 
         def sampler_state(request: EngineRequest, matcher: TokenMatcher | None) -> SamplerState:
             return SamplerState(

@@ -30,6 +30,9 @@ class Executor(Protocol):
     def execute(self, plan: StepPlan) -> list[Choice]:
         """One Choice for each slice that samples, in the plan's order.
 
+        A Choice holds exactly the tokens that steps without drafts would choose one by one, as far
+        as the slice's draft turns out to be their start, and one more.
+
         Keys and values of every token of the plan are in the cache on return. An exception means
         that nothing of the plan counts; the engine fails the plan's requests and goes on."""
         ...

@@ -126,7 +126,7 @@ class GenerateInstance:
         totals.step_seconds += seconds
         totals.predicted_seconds += predicted
         totals.prompt_tokens += plan.shape.prefill_tokens
-        totals.generated_tokens += len(outputs)
+        totals.generated_tokens += sum(len(output.token_ids) for output in outputs)
         totals.cached_tokens += sum(s.cached_tokens for s in self.batcher.started)
         done = StepDone(self.facts.name, self.clock.now(), self.batcher.started, outputs)
         self.batcher.started = []
@@ -164,6 +164,9 @@ class GenerateInstance:
         totals.waiting = len(waiting)
         totals.waiting_tokens = sum(s.tokens.length for s in waiting)
         totals.preemptions = batcher.preemptions
+        if batcher.drafts is not None:
+            totals.drafted_tokens = batcher.drafts.drafted
+            totals.accepted_tokens = batcher.drafts.accepted
         totals.kv_blocks_used, totals.kv_blocks_cached = cache.used, cache.cached
         totals.kv_blocks_total = cache.total
         totals.weight_pages, totals.kv_pages = self._page_counts()

@@ -15,8 +15,8 @@ from torch import Tensor
 from tenfold.core.types import EngineRequest, FinishReason
 from tenfold.engine.executor import StepTime
 from tenfold.engine.sampler_state import SamplerState, TokenMatcher
-from tenfold.engine.sampling import Sampler
-from tenfold.engine.sequence import Choice, Sequence, StepPlan
+from tenfold.engine.sampling import Sampled, Sampler
+from tenfold.engine.sequence import Choice, Sequence, Slice, StepPlan
 from tenfold.engine.tapes import Scores, StepTapes
 from tenfold.kvcache.cache import KVCache
 from tenfold.models.batch import ForwardBatch
@@ -55,7 +55,7 @@ class TorchRunner:
                 scores = Scores.of(self.model.forward(self._batch(plan)), self.model.kernels)
             self.time.kernels = self.model.kernels.busy_seconds() - busy
             began = perf_counter()
-            sampling = [piece.seq for piece in plan.slices if piece.samples]
+            sampling = [piece for piece in plan.slices if piece.samples]
             choices = self._choose(scores, sampling) if sampling else []
             self.time.sampling = perf_counter() - began
         return choices
@@ -66,9 +66,14 @@ class TorchRunner:
         context = np.array([piece.start for piece in slices], dtype=np.int32)
         starts = np.zeros(len(slices) + 1, dtype=np.int32)
         np.cumsum(counts, out=starts[1:])
-        tokens = np.concatenate([p.seq.tokens.view(p.start, p.start + p.count) for p in slices])
+        tokens = np.concatenate([piece.new_tokens for piece in slices])
         positions = np.concatenate([np.arange(p.start, p.start + p.count) for p in slices])
-        rows = [int(starts[i + 1]) - 1 for i, piece in enumerate(slices) if piece.samples]
+        rows = [
+            row
+            for piece, end in zip(slices, starts[1:].tolist(), strict=True)
+            if piece.samples
+            for row in range(end - 1 - len(piece.draft), end)
+        ]
         return ForwardBatch(
             tokens_T=torch.from_numpy(tokens),
             positions_T=torch.from_numpy(positions.astype(np.int32)),
@@ -86,23 +91,27 @@ class TorchRunner:
             out[: len(row)] = row
         return torch.from_numpy(padded)
 
-    def _choose(self, scores: Scores, sequences: list[Sequence]) -> list[Choice]:
-        choices: list[Choice] = [Choice() for _ in sequences]
+    def _choose(self, scores: Scores, slices: list[Slice]) -> list[Choice]:
+        """A choice for each slice, from its 1 + len(draft) rows of ``scores``."""
+        choices: list[Choice] = [Choice() for _ in slices]
         ready: list[int] = []
-        for row, seq in enumerate(sequences):
+        rows: list[int] = []
+        row = 0
+        for i, piece in enumerate(slices):
             try:
-                self._state(seq)
-                ready.append(row)
+                self._state(piece.seq)
+                ready.append(i)
+                rows += range(row, row + 1 + len(piece.draft))
             except Exception as error:  # settings that cannot be fail their own request only
-                choices[row].error = error
-        states = [self.states[sequences[row].request.id] for row in ready]
+                choices[i].error = error
+            row += 1 + len(piece.draft)
         if ready:
-            wanted = scores if len(ready) == len(sequences) else scores.rows(ready)
-            found = self.sampler.sample(wanted.logits_LV, states, wanted.largest)
-            for row, sampled in zip(ready, found, strict=True):
-                done = self.states[sequences[row].request.id].finished_by_grammar
-                finish: FinishReason | None = "stop" if done else None
-                choices[row] = Choice(sampled.token, sampled.logprob, finish, sampled.error)
+            states = [self.states[slices[i].seq.request.id] for i in ready]
+            wanted = scores if len(ready) == len(slices) else scores.rows(rows)
+            drafts = [slices[i].draft for i in ready]
+            runs = self.sampler.verify(wanted.logits_LV, states, drafts, wanted.largest)
+            for i, state, run in zip(ready, states, runs, strict=True):
+                choices[i] = _choice(run, state)
         return choices
 
     def _state(self, seq: Sequence) -> SamplerState:
@@ -117,6 +126,13 @@ class TorchRunner:
 
     def forget(self, request_id: str) -> None:
         self.states.pop(request_id, None)
+
+
+def _choice(run: list[Sampled], state: SamplerState) -> Choice:
+    chosen = [sampled for sampled in run if sampled.error is None]
+    logprobs = [sampled.logprob for sampled in chosen if sampled.logprob is not None]
+    finish: FinishReason | None = "stop" if state.finished_by_grammar else None
+    return Choice([s.token for s in chosen], logprobs or None, finish, run[-1].error)
 
 
 def slices_seqs(plan: StepPlan) -> list[Sequence]:

@@ -54,13 +54,32 @@ class Sampler:
         states: Sequence[SamplerState],
         largest: tuple[Tensor, Tensor] | None = None,
     ) -> list[Sampled]:
-        """Choose a token for each row, and record it in the row's state.
+        """Choose a token for each row, and record it in the row's state: ``verify`` without drafts.
 
-        ``logits_LV``: float32, on any device, not changed; row i belongs to ``states[i]``. -inf
-        bars a token; NaN or +inf fail the row. ``largest``: ids and values of each row's largest
-        logit (``Kernels.largest``), found here where they are not given. Rows that ask for nothing
-        but the best token take no more than that.
+        ``logits_LV``: row i belongs to ``states[i]``."""
+        runs = self.verify(logits_LV, states, [()] * len(states), largest)
+        return [run[0] for run in runs]
+
+    def verify(
+        self,
+        logits_LV: Tensor,
+        states: Sequence[SamplerState],
+        drafts: Sequence[Sequence[int]],
+        largest: tuple[Tensor, Tensor] | None = None,
+    ) -> list[list[Sampled]]:
+        """Choose tokens for each state while they are those of its draft, and one more.
+
+        ``states[i]`` has 1 + len(``drafts[i]``) rows, one after another: row j holds the logits
+        behind the draft's first j tokens. What comes back, and is recorded in the state, is token
+        for token what single steps would choose, so a draft never changes an output or its
+        distribution. A run ends early where its grammar is complete, or with an error.
+
+        ``logits_LV``: float32, on any device, not changed. -inf bars a token; NaN or +inf fail the
+        row. ``largest``: ids and values of each row's largest logit (``Kernels.largest``), found
+        here where they are not given. Rows that ask for nothing but the best token take no more
+        than that.
         """
+        # A state that is plain stays so: only ``min_tokens`` ever changes it, and only to plain.
         plain = [
             state.greedy and not state.alters_logits and state.params.logprobs is None
             for state in states
@@ -69,21 +88,37 @@ class Sampler:
         if any(plain):
             ids_L, values_L = largest or self._best_of(logits_LV)
             best = list(zip(ids_L.tolist(), values_L.tolist(), strict=True))
-        wanted = [index for index, easy in enumerate(plain) if not easy]
+        owners = [i for i, draft in enumerate(drafts) for _ in range(1 + len(draft))]
+        wanted = [index for index, owner in enumerate(owners) if not plain[owner]]
         rows = dict(zip(wanted, self._rows(logits_LV, wanted), strict=True))
-        outcomes: list[Sampled] = []
-        for index, state in enumerate(states):
-            try:
-                if index in rows:
-                    outcomes.append(self._sample_row(rows[index], state))
-                else:
-                    outcomes.append(self._accepted(state, *best[index]))
-            except TenfoldError as exc:
-                outcomes.append(Sampled(-1, error=exc))
-            except Exception as exc:  # whatever one request asks for, the others go on
-                what = TenfoldError(f"sampling failed: {type(exc).__name__}: {exc}")
-                outcomes.append(Sampled(-1, error=what))
-        return outcomes
+        runs: list[list[Sampled]] = []
+        first = 0
+        for state, draft in zip(states, drafts, strict=True):
+            run: list[Sampled] = []
+            for index, guess in enumerate([*draft, None], start=first):
+                run.append(self._one(index, state, rows, best))
+                if run[-1].token != guess or state.finished_by_grammar:
+                    break
+            runs.append(run)
+            first += 1 + len(draft)
+        return runs
+
+    def _one(
+        self,
+        index: int,
+        state: SamplerState,
+        rows: dict[int, Row],
+        best: list[tuple[int, float]],
+    ) -> Sampled:
+        """Row ``index``'s outcome, from ``rows`` or, if it is not there, from ``best``."""
+        try:
+            if index in rows:
+                return self._sample_row(rows[index], state)
+            return self._accepted(state, *best[index])
+        except TenfoldError as exc:
+            return Sampled(-1, error=exc)
+        except Exception as exc:  # whatever one request asks for, the others go on
+            return Sampled(-1, error=TenfoldError(f"sampling failed: {type(exc).__name__}: {exc}"))
 
     def _rows(self, logits_LV: Tensor, wanted: list[int]) -> Iterable[Row]:
         """The wanted rows in main memory, without a copy where they are there already."""

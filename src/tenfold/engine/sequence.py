@@ -6,7 +6,7 @@ Knows nothing of how tokens are computed or chosen.
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from tenfold.core.types import EngineRequest, FinishReason, TokenLogprob
 from tenfold.costs.step import StepShape
 from tenfold.kvcache.cache import SequenceKV
 from tenfold.scheduling.base import Waiting
+from tenfold.scheduling.speculation import Track
 
 Tokens = NDArray[np.int32]
 
@@ -58,6 +59,8 @@ class Sequence:
     started: bool = False
     billed: int = 0
     """Prompt positions already charged to the client: a recompute is never charged again."""
+    track: Track | None = None
+    """Its guessed tokens, where the model speculates."""
 
     @property
     def age(self) -> tuple[int, int]:
@@ -79,16 +82,27 @@ class Sequence:
 
 @dataclass(slots=True)
 class Slice:
-    """New tokens of one sequence in one step: positions [start, start + count)."""
+    """New tokens of one sequence in one step: positions [start, start + count).
+
+    The last of them may be a ``draft``: guessed tokens that the sequence does not have yet, to be
+    verified in the step that computes them.
+    """
 
     seq: Sequence
     start: int
     count: int
+    draft: list[int] = field(default_factory=list)
 
     @property
     def samples(self) -> bool:
-        """Whether this slice ends at the sequence's last token, so that a new one is chosen."""
-        return self.start + self.count == self.seq.tokens.length
+        """Whether this slice reaches the sequence's last token, so that a new one is chosen."""
+        return self.start + self.count - len(self.draft) == self.seq.tokens.length
+
+    @property
+    def new_tokens(self) -> Tokens:
+        """The tokens to compute, the draft included."""
+        tokens = self.seq.tokens.view(self.start, self.start + self.count - len(self.draft))
+        return np.append(tokens, np.array(self.draft, np.int32)) if self.draft else tokens
 
 
 @dataclass(slots=True)
@@ -101,9 +115,11 @@ class StepPlan:
 
 @dataclass(slots=True)
 class Choice:
-    """The token chosen for one sampling slice. ``error`` set: this sequence cannot go on."""
+    """What was chosen for one sampling slice: a token and, where the start of its draft was right,
+    one more for each right token. ``logprobs``: one a token, where asked for. ``finish`` is about
+    the last of them. ``error`` set: behind these tokens the sequence cannot go on."""
 
-    token: int = -1
-    logprob: TokenLogprob | None = None
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] | None = None
     finish: FinishReason | None = None
     error: Exception | None = None

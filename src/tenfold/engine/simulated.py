@@ -12,22 +12,24 @@ from collections.abc import Sequence as Seq
 from tenfold.core.clock import VirtualClock
 from tenfold.costs.step import StepModel
 from tenfold.engine.executor import StepTime
-from tenfold.engine.sequence import Choice, Sequence, StepPlan
+from tenfold.engine.sequence import Choice, Sequence, Slice, StepPlan
 
 
-def _counting(seq: Sequence) -> int:
+def _counting(seq: Sequence, ahead: int) -> int:
     """A token that depends only on the sequence's own prompt and position."""
-    return (seq.tokens.length * 31 + int(seq.tokens.view(0, 1)[0])) % 97
+    return ((seq.tokens.length + ahead) * 31 + int(seq.tokens.view(0, 1)[0])) % 97
 
 
 class SimulatedRunner:
-    """Executor whose step takes ``costs.predict(plan.shape)`` virtual seconds."""
+    """Executor whose step takes ``costs.predict(plan.shape)`` virtual seconds.
+
+    ``next_token(seq, ahead)`` makes up the token that comes after ``ahead`` more ones."""
 
     def __init__(
         self,
         clock: VirtualClock,
         costs: StepModel,
-        next_token: Callable[[Sequence], int] = _counting,
+        next_token: Callable[[Sequence, int], int] = _counting,
     ) -> None:
         self.clock = clock
         self.costs = costs
@@ -36,7 +38,15 @@ class SimulatedRunner:
 
     def execute(self, plan: StepPlan) -> list[Choice]:
         self.clock.advance(self.costs.predict(plan.shape))
-        return [Choice(self.next_token(piece.seq)) for piece in plan.slices if piece.samples]
+        return [self._choose(piece) for piece in plan.slices if piece.samples]
+
+    def _choose(self, piece: Slice) -> Choice:
+        tokens = [self.next_token(piece.seq, 0)]
+        for guess in piece.draft:
+            if guess != tokens[-1]:
+                break
+            tokens.append(self.next_token(piece.seq, len(tokens)))
+        return Choice(tokens)
 
     def forget(self, request_id: str) -> None:
         """Nothing is kept per request."""

@@ -103,7 +103,7 @@ class StepTapes:
         for row, piece in enumerate(slices):
             seq, end = piece.seq, at + piece.count
             assert seq.kv is not None
-            tokens[at:end] = seq.tokens.view(piece.start, piece.start + piece.count)
+            tokens[at:end] = piece.new_tokens
             positions[at:end] = range(piece.start, piece.start + piece.count)
             context[row] = piece.start
             starts[row + 1] = at = end

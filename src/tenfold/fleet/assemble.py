@@ -32,7 +32,11 @@ def source_of(setup: ModelSetup, store: Store) -> ModelSource:
         name=setup.name,
         path=str(path),
         options=ModelOptions(
-            setup.context_length, setup.kv_limit_bytes, setup.policy, setup.kv_dtype
+            setup.context_length,
+            setup.kv_limit_bytes,
+            setup.policy,
+            setup.kv_dtype,
+            setup.speculation,
         ),
         pinned=setup.pin,
         licence=store.entry(setup.source).licence.name if known else "",

@@ -64,6 +64,12 @@ class ChoiceStream:
         if the engine had not finished by itself (a stop string), the caller aborts it."""
         if self.ended:
             return
+        if self.sampling.stop and len(output.token_ids) > 1:
+            # A stop string ends the choice at the token that completes it; those behind it in the
+            # same step never were.
+            for one in _singly(output):
+                yield from self.push(one)
+            return
         # Tokens before the last of ``min_tokens`` can end nothing: their text is not looked at.
         free = max(0, self.sampling.min_tokens - 1 - self.generated)
         self.generated += len(output.token_ids)
@@ -138,6 +144,19 @@ class ChoiceStream:
     def _entry(self, token: int, logprob: float, top: list[LogprobEntry]) -> LogprobEntry:
         raw = self.tokenizer.token_bytes(token)
         return LogprobEntry(raw.decode("utf-8", "replace"), token, list(raw), logprob, top)
+
+
+def _singly(output: TokenOutput) -> Iterator[TokenOutput]:
+    """The same tokens as outputs of one token each."""
+    last = len(output.token_ids) - 1
+    for i, token in enumerate(output.token_ids):
+        yield TokenOutput(
+            output.request_id,
+            [token],
+            output.finish if i == last else None,
+            output.logprobs[i : i + 1] if output.logprobs else None,
+            output.cached_tokens if i == 0 else 0,
+        )
 
 
 def wants_tools(prompt: object) -> bool:

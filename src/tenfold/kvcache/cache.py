@@ -145,6 +145,17 @@ class KVCache:
         for group in self._windows:
             self._slide(seq, group, self.tree.window_start(group, computed))
 
+    def trim(self, seq: SequenceKV, upto: int) -> None:
+        """Give back the blocks that only positions from ``upto`` on would use.
+
+        Raises ValueError when ``upto`` is less than what is computed."""
+        _check_open(seq)
+        if upto < seq.computed:
+            raise ValueError(f"positions below {seq.computed} are computed, more than {upto}")
+        blocks = -(-upto // self.block_tokens)
+        for table, ledger in zip(seq.tables, self.ledgers, strict=True):
+            ledger.give(table.cut(blocks))
+
     def close(self, seq: SequenceKV) -> None:
         """Release all that the sequence holds. Its cached blocks stay in the tree, evictable.
 

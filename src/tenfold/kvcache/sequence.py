@@ -36,6 +36,12 @@ class BlockTable:
         self._ids[self.size : need] = blocks
         self.size = need
 
+    def cut(self, size: int) -> list[int]:
+        """Forget the entries from ``size`` on and return them, to be freed."""
+        spare: list[int] = self._ids[size : self.size].tolist()
+        self.size = min(self.size, size)
+        return spare
+
     def drop_before(self, first: int) -> None:
         """Forget the entries before ``first``; whoever calls has freed them."""
         self._ids[self.first : first] = -1

@@ -98,6 +98,8 @@ _MODEL_METRICS: tuple[tuple[MetricName, tuple[tuple[tuple[str, ...], str], ...]]
         ),
     ),
     (names.PREDICTED_STEP_SECONDS, (((), "predicted_seconds"),)),
+    (names.DRAFTED_TOKENS, (((), "drafted_tokens"),)),
+    (names.ACCEPTED_TOKENS, (((), "accepted_tokens"),)),
     (names.PREEMPTIONS, (((), "preemptions"),)),
     (names.MODEL_PAGES, ((("weights",), "weight_pages"), (("kv",), "kv_pages"))),
     (
