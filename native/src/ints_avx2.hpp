@@ -33,9 +33,6 @@ struct Ints {
   static TF_INLINE I bytes(I word) {  // columns J and J + 2 of the four
     return _mm256_srai_epi16(J == 0 ? _mm256_slli_epi16(word, 8) : word, 8);
   }
-  static TF_INLINE I add_each(I pairs, int16_t value) {
-    return _mm256_add_epi16(pairs, _mm256_set1_epi16(value));
-  }
 
   static TF_INLINE F load_f32(const void* p) { return _mm256_loadu_ps(static_cast<const float*>(p)); }
   static TF_INLINE F load_f16(const void* p) { return Simd::load_f16(p); }

@@ -32,9 +32,6 @@ struct Ints {
   static TF_INLINE I bytes(I word) {
     return _mm512_srai_epi16(J == 0 ? _mm512_slli_epi16(word, 8) : word, 8);
   }
-  static TF_INLINE I add_each(I pairs, int16_t value) {
-    return _mm512_add_epi16(pairs, _mm512_set1_epi16(value));
-  }
 
   static TF_INLINE F load_f32(const void* p) { return _mm512_loadu_ps(p); }
   static TF_INLINE F load_f16(const void* p) {
