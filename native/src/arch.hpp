@@ -65,7 +65,7 @@ struct Arch {
   int int_tile_rows;
   void (*quantise)(Kind kind, const float* from, int64_t cols, int rows, int row, int32_t* tile);
   void (*linear_ints)(const Matrix& w, const int32_t* x, int64_t n, int64_t panel0, int64_t panel1, float* y,
-                      int64_t y_row, float* scratch);
+                      int64_t y_row);
 
   void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* y);
   void (*gated)(const float* gate, const float* up, bool gelu, int64_t n, float* y);
@@ -78,7 +78,7 @@ struct Arch {
   void (*attend_finish)(const AttendTile& tile, const float* total);
 };
 
-constexpr int64_t kLinearScratch = int64_t{kChunk} * 20;  // a chunk of 16 lanes as floats, of 32 as pairs
+constexpr int64_t kLinearScratch = int64_t{kChunk} * 16 + 6 * 16;
 
 // Floats of a partial or total: per row its maximum, its sum, then head_dim rounded up to 8.
 static inline int64_t attend_row_floats(int head_dim) { return 8 + (head_dim + 7) / 8 * 8; }

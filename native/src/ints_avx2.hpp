@@ -12,16 +12,18 @@ struct Ints {
   using F = Simd::F;
   using I = Simd::I;
   static constexpr int lanes = 8;
-  static constexpr int vectors = 2;      // of lanes in a tile
-  static constexpr int tile_rows = 6;    // 6 x 16 sums in 12 of 16 registers
-  static constexpr int direct_rows = 4;  // above, codes are unpacked once for all rows
+  static constexpr int tile_rows = 4;  // 4 x 16 sums in 8 of 16 registers, beside codes on their way
 
   static TF_INLINE I zero() { return _mm256_setzero_si256(); }
   static TF_INLINE I load(const void* p) { return _mm256_loadu_si256(static_cast<const I*>(p)); }
   static TF_INLINE void store(void* p, I v) { _mm256_storeu_si256(static_cast<I*>(p), v); }
   static TF_INLINE I spread(const int32_t* p) { return _mm256_set1_epi32(*p); }
   // sum + the products of two int16 pairs, in every lane.
-  static TF_INLINE I dot(I sum, I w, I x) { return _mm256_add_epi32(sum, _mm256_madd_epi16(w, x)); }
+  // The addition is written out so that GCC leaves each sum in its register.
+  static TF_INLINE I dot(I sum, I w, I x) {
+    asm("vpaddd %1, %0, %0" : "+x"(sum) : "x"(_mm256_madd_epi16(w, x)));
+    return sum;
+  }
   static TF_INLINE F to_float(I v) { return _mm256_cvtepi32_ps(v); }
 
   template <int J>

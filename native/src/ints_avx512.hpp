@@ -12,15 +12,17 @@ struct Ints {
   using F = __m512;
   using I = __m512i;
   static constexpr int lanes = 16;
-  static constexpr int vectors = 2;
-  static constexpr int tile_rows = 12;           // 12 x 32 sums in 24 of 32 registers
-  static constexpr int direct_rows = 1 << 30;    // taking codes apart costs less than storing them
+  static constexpr int tile_rows = 12;  // 12 x 32 sums in 24 of 32 registers
 
   static TF_INLINE I zero() { return _mm512_setzero_si512(); }
   static TF_INLINE I load(const void* p) { return _mm512_loadu_si512(p); }
   static TF_INLINE void store(void* p, I v) { _mm512_storeu_si512(p, v); }
   static TF_INLINE I spread(const int32_t* p) { return _mm512_set1_epi32(*p); }
-  static TF_INLINE I dot(I sum, I w, I x) { return _mm512_dpwssd_epi32(sum, w, x); }
+  // Written out, since GCC copies the sums of the intrinsic from register to register.
+  static TF_INLINE I dot(I sum, I w, I x) {
+    asm("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));
+    return sum;
+  }
   static TF_INLINE F to_float(I v) { return _mm512_cvtepi32_ps(v); }
 
   template <int J>

@@ -20,13 +20,10 @@ struct Ints {
   using F = Simd::F;
   using I = Simd::I;
   static constexpr int lanes = 8;
-  static constexpr int vectors = 2;
   static constexpr int tile_rows = Simd::tile_rows;
-  static constexpr int direct_rows = Simd::few_rows;
 
   static TF_INLINE I zero() { return {u4{}, u4{}}; }
   static TF_INLINE I load(const void* p) { return Simd::load_codes(p); }
-  static TF_INLINE void store(void* p, I v) { std::memcpy(p, &v, 32); }
   static TF_INLINE I spread(const int32_t* p) {
     const uint32_t x = static_cast<uint32_t>(*p);
     return {u4{x, x, x, x}, u4{x, x, x, x}};

@@ -52,51 +52,9 @@ struct FloatInts {
   static TF_INLINE Ints::F wide(const uint8_t* p, int lane) { return Ints::load_f32(p + lane * 4); }
 };
 
-// A block taken apart for one tile's lanes: scales (minima) as floats, then a word per pair.
-constexpr int kTileLanes = Ints::vectors * Ints::lanes;
-
-template <class Code>
-struct Apart {
-  static constexpr int pairs = 1;
-  static constexpr int flush = Code::flush;
-  static constexpr bool has_min = Code::has_min, centred = Code::centred;
-  static constexpr int scales = kPairs / flush;
-  static constexpr int scale_bytes = kTileLanes * 4 * (scales + has_min);
-  static constexpr int step = scale_bytes + kTileLanes * kPairs * 4;
-
-  static TF_INLINE Ints::I word(const uint8_t* p, int g, int v) {
-    return Ints::load(p + scale_bytes + (g * kTileLanes + v * Ints::lanes) * 4);
-  }
-  template <int J>
-  static TF_INLINE Ints::I pair(Ints::I word) { return word; }
-  static TF_INLINE Ints::F scale(const uint8_t* p, int s, int v) {
-    return Ints::load_f32(p + (s * kTileLanes + v * Ints::lanes) * 4);
-  }
-  static TF_INLINE Ints::F low(const uint8_t* p, int v) {
-    return Ints::load_f32(p + (scales * kTileLanes + v * Ints::lanes) * 4);
-  }
-
-  static void take(const uint8_t* from, int64_t blocks, int first, uint8_t* to) {
-    for (int64_t b = 0; b < blocks; ++b, from += Code::step, to += step) {
-      unroll<Ints::vectors>([&](auto v) TF_LAMBDA {
-        float* floats = reinterpret_cast<float*>(to) + v * Ints::lanes;
-        for (int s = 0; s < scales; ++s) Ints::store_f32(floats + s * kTileLanes, Code::scale(from, s, first + v));
-        if (has_min) Ints::store_f32(floats + scales * kTileLanes, Code::low(from, first + v));
-        uint8_t* words = to + scale_bytes + v * Ints::lanes * 4;
-        for (int g = 0; g < kPairs / Code::pairs; ++g) {
-          const Ints::I word = Code::word(from, g, first + v);
-          unroll<Code::pairs>([&](auto j) TF_LAMBDA {
-            Ints::store(words + (g * Code::pairs + j) * kTileLanes * 4, Code::template pair<j>(word));
-          });
-        }
-      });
-    }
-  }
-};
-
-// One block: Rows x Count vectors of lanes from vector First on; adds to sums[row][Vectors].
+// One block: Rows x Count vectors of lanes from vector First on; adds to sums[row][lane].
 template <class Code, int Rows, int Count>
-TF_INLINE void int_block(const uint8_t* p, int first, const int32_t* x, float* sums, int sums_row) {
+TF_INLINE void int_block(const uint8_t* p, int first, const int32_t* x, float* sums) {
   const float* step = reinterpret_cast<const float*>(x) + Rows * kPairs;
   unroll<kPairs / Code::flush>([&](auto s) TF_LAMBDA {
     Ints::I sum[Rows][Count];
@@ -105,16 +63,19 @@ TF_INLINE void int_block(const uint8_t* p, int first, const int32_t* x, float* s
         sum[r][v] = Code::centred ? Ints::spread(x + Rows * (kPairs + 1) + r) : Ints::zero();
       });
     });
-    for (int g = s * Code::flush / Code::pairs; g < (s + 1) * Code::flush / Code::pairs; ++g) {
-      Ints::I word[Count];
-      unroll<Count>([&](auto v) TF_LAMBDA { word[v] = Code::word(p, g, first + v); });
-      const int32_t* at = x + g * Code::pairs;
-      unroll<Code::pairs>([&](auto j) TF_LAMBDA {
-        Ints::I w[Count];
-        unroll<Count>([&](auto v) TF_LAMBDA { w[v] = Code::template pair<j>(word[v]); });
-        unroll<Rows>([&](auto r) TF_LAMBDA {
-          const Ints::I pair = Ints::spread(at + r * kPairs + j);
-          unroll<Count>([&](auto v) TF_LAMBDA { sum[r][v] = Ints::dot(sum[r][v], w[v], pair); });
+    constexpr int words = 4 / Code::pairs;  // a turn of the loop takes four pairs
+    for (int k = s * Code::flush; k < (s + 1) * Code::flush; k += 4) {
+      unroll<words>([&](auto i) TF_LAMBDA {
+        Ints::I word[Count];
+        unroll<Count>([&](auto v) TF_LAMBDA { word[v] = Code::word(p, k / Code::pairs + i, first + v); });
+        const int32_t* at = x + k + i * Code::pairs;
+        unroll<Code::pairs>([&](auto j) TF_LAMBDA {
+          Ints::I w[Count];
+          unroll<Count>([&](auto v) TF_LAMBDA { w[v] = Code::template pair<j>(word[v]); });
+          unroll<Rows>([&](auto r) TF_LAMBDA {
+            const Ints::I pair = Ints::spread(at + r * kPairs + j);
+            unroll<Count>([&](auto v) TF_LAMBDA { sum[r][v] = Ints::dot(sum[r][v], w[v], pair); });
+          });
         });
       });
     }
@@ -122,7 +83,7 @@ TF_INLINE void int_block(const uint8_t* p, int first, const int32_t* x, float* s
       const Ints::F scale = Code::scale(p, s, first + v);
       const Ints::F low = Code::low(p, first + v);
       unroll<Rows>([&](auto r) TF_LAMBDA {
-        float* out = sums + r * sums_row + (first + v) * Ints::lanes;
+        float* out = sums + r * kPanel + (first + v) * Ints::lanes;
         Ints::F y = Ints::fused(Ints::to_float(sum[r][v]), Ints::mul(scale, Ints::spread(step + r)),
                                 Ints::load_f32(out));
         if (Code::has_min) y = Ints::fused(low, Ints::spread(step + Rows + r), y);
@@ -134,42 +95,22 @@ TF_INLINE void int_block(const uint8_t* p, int first, const int32_t* x, float* s
 
 constexpr int kAhead = 1536;  // bytes of weights asked for before they are read
 
-template <int Lanes>
-void put_sums(const float* sums, int rows, int64_t columns, float* c, int64_t c_row, const float* bias) {
-  for (int r = 0; r < rows; ++r) {
-    for (int64_t o = 0; o < Lanes && o < columns; ++o) {
-      c[r * c_row + o] = bias ? sums[r * Lanes + o] + bias[o] : sums[r * Lanes + o];
-    }
-  }
-}
-
-// All lanes of a panel for one tile of rows, straight from the codes.
+// All lanes of a panel for one tile of rows. Codes are taken apart again for every tile: on these
+// machines that costs less than storing them as int16 and reading those.
 template <class Code, int Rows>
-void int_panel(const uint8_t* p, const int32_t* x, int64_t blocks, int64_t columns, float* c, int64_t c_row,
+void int_panel(const uint8_t* p, const int32_t* x, int64_t blocks, int64_t columns, float* y, int64_t y_row,
                const float* bias) {
-  constexpr int all = kPanel / Ints::lanes, count = Rows == 1 ? all : Ints::vectors;
+  constexpr int all = kPanel / Ints::lanes, count = Rows == 1 ? all : 2;
   alignas(64) float sums[Rows * kPanel] = {};
   for (int64_t b = 0; b < blocks; ++b, p += Code::step, x += Rows * kRowWords) {
     for (int ahead = 0; ahead < Code::step; ahead += 64) __builtin_prefetch(p + kAhead + ahead);
-    for (int first = 0; first < all; first += count) int_block<Code, Rows, count>(p, first, x, sums, kPanel);
+    for (int first = 0; first < all; first += count) int_block<Code, Rows, count>(p, first, x, sums);
   }
-  put_sums<kPanel>(sums, Rows, columns, c, c_row, bias);
-}
-
-// The lanes of one tile over a chunk whose codes were taken apart.
-template <class Code, int Rows>
-void int_tile(const uint8_t* p, const int32_t* x, int64_t blocks, int64_t columns, float* c, int64_t c_row,
-              bool first, const float* bias) {
-  alignas(64) float sums[Rows * kTileLanes] = {};
-  if (!first) {
-    for (int r = 0; r < Rows; ++r) {
-      for (int64_t o = 0; o < kTileLanes && o < columns; ++o) sums[r * kTileLanes + o] = c[r * c_row + o];
-    }
+  const int64_t lanes = columns < kPanel ? columns : kPanel;
+  for (int r = 0; r < Rows; ++r) {
+    const float* sum = sums + r * kPanel;
+    for (int64_t o = 0; o < lanes; ++o) y[r * y_row + o] = bias ? sum[o] + bias[o] : sum[o];
   }
-  for (int64_t b = 0; b < blocks; ++b, p += Apart<Code>::step, x += Rows * kRowWords) {
-    int_block<Apart<Code>, Rows, Ints::vectors>(p, 0, x, sums, kTileLanes);
-  }
-  put_sums<kTileLanes>(sums, Rows, columns, c, c_row, bias);
 }
 
 template <class F>
@@ -180,7 +121,7 @@ TF_INLINE void with_rows(int rows, const F& f) {
 }
 
 template <class Code>
-void int_direct(const Matrix& w, const int32_t* x, int64_t n, int64_t panel0, int64_t panel1, float* y,
+void int_panels(const Matrix& w, const int32_t* x, int64_t n, int64_t panel0, int64_t panel1, float* y,
                 int64_t y_row) {
   const int64_t blocks = w.cols / kBlock, tiles = (n + Ints::tile_rows - 1) / Ints::tile_rows;
   for (int64_t panel = panel0; panel < panel1; ++panel) {
@@ -196,38 +137,10 @@ void int_direct(const Matrix& w, const int32_t* x, int64_t n, int64_t panel0, in
   }
 }
 
-template <class Code>
-void int_unpacked(const Matrix& w, const int32_t* x, int64_t n, int64_t panel0, int64_t panel1, float* y,
-                  int64_t y_row, uint8_t* scratch) {
-  static_assert(Apart<Code>::step * (kChunk / kBlock) <= kLinearScratch * 4, "scratch");
-  const int64_t tiles = (n + Ints::tile_rows - 1) / Ints::tile_rows;
-  const int64_t end = panel1 * kPanel < w.rows ? panel1 * kPanel : w.rows;
-  for (int64_t begin = 0; begin < w.cols; begin += kChunk) {
-    const int64_t blocks = (begin + kChunk < w.cols ? kChunk : w.cols - begin) / kBlock;
-    const bool last = begin + kChunk >= w.cols;
-    for (int64_t at = panel0 * kPanel; at < end; at += kTileLanes) {
-      const uint8_t* p = w.data + (at / kPanel * (w.cols / kBlock) + begin / kBlock) * Code::step;
-      Apart<Code>::take(p, blocks, static_cast<int>(at % kPanel / Ints::lanes), scratch);
-      for (int64_t t = 0; t < tiles; ++t) {
-        const TileRange tile = tile_of(n, Ints::tile_rows, t);
-        const int32_t* at_x = x + int_tile_words(tile.begin, w.cols) + int_tile_words(tile.rows, begin);
-        with_rows(tile.rows, [&](auto rows) TF_LAMBDA {
-          int_tile<Code, rows>(scratch, at_x, blocks, w.rows - at, y + tile.begin * y_row + at, y_row,
-                               begin == 0, last && w.bias ? w.bias + at : nullptr);
-        });
-      }
-    }
-  }
-}
-
 // x holds the rows' tiles as quantise_row left them. Quantised kinds only.
 void linear_ints(const Matrix& w, const int32_t* x, int64_t n, int64_t panel0, int64_t panel1, float* y,
-                 int64_t y_row, float* scratch) {
-  const auto run = [&](auto code) TF_LAMBDA {
-    using Code = decltype(code);
-    if (n <= Ints::direct_rows) int_direct<Code>(w, x, n, panel0, panel1, y, y_row);
-    else int_unpacked<Code>(w, x, n, panel0, panel1, y, y_row, reinterpret_cast<uint8_t*>(scratch));
-  };
+                 int64_t y_row) {
+  const auto run = [&](auto code) TF_LAMBDA { int_panels<decltype(code)>(w, x, n, panel0, panel1, y, y_row); };
   switch (w.kind) {
     case Kind::q4_0: return run(FourBitInts<HalfInts, false, true>{});
     case Kind::q4_1: return run(FourBitInts<HalfInts, true, false>{});

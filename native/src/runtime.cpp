@@ -181,9 +181,8 @@ void Runtime::matrix_rows(const Matrix& w, const float* x, int64_t rows, int64_t
   const int64_t each = rows > tile_rows || share > least ? (share < 1 ? 1 : share > 8 ? 8 : share) : least;
   pool().each(ceil_div(panels, each), [&](int worker, int64_t i) {
     const int64_t begin = i * each, end = begin + each < panels ? begin + each : panels;
-    float* mine = temporary + worker * kLinearScratch;
-    if (ints) arch_->linear_ints(w, steps, rows, begin, end, y, y_row, mine);
-    else arch_->linear(w, a, rows, begin, end, y, y_row, mine);
+    if (ints) arch_->linear_ints(w, steps, rows, begin, end, y, y_row);
+    else arch_->linear(w, a, rows, begin, end, y, y_row, temporary + worker * kLinearScratch);
   });
 }
 

@@ -129,6 +129,9 @@ class KernelsSection(Section):
         default="exact", description="exact: greedy output does not depend on batching"
     )
     native: bool = Field(default=True, description="use the C++ kernels where they are built")
+    arch: Literal["", "avx512", "avx2", "portable"] = Field(
+        default="", description="their instruction set; empty: the best of this machine"
+    )
 
 
 class ScheduleSection(Section):
@@ -247,6 +250,7 @@ class LoadedConfig:
             memory_bytes=parse_share(self.config.device.memory, free),
             kernels_mode=self.config.kernels.mode,
             native=self.config.kernels.native,
+            kernels_arch=self.config.kernels.arch,
             policy=self.config.schedule.policy,
             **values,
         )

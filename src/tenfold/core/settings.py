@@ -22,6 +22,7 @@ class DeviceSettings:
     block_tokens: int = 16
     kernels_mode: Literal["exact", "fast"] = "exact"
     native: bool = True
+    kernels_arch: str = ""
     policy: str = "fcfs"
     prefix_cache: bool = True
     max_running: int = 64
