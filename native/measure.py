@@ -1,6 +1,7 @@
 """Times the kernels on SmolLM2-135M's shapes: all products of a step, attention, and small calls.
 
-Run it as ``python native/measure.py [--threads N] [--column avx2|portable|torch]``; weights are
+Run it as ``python native/measure.py [--threads N] [--column avx512|avx2|portable|torch]
+[--mode exact|fast] [--only products|attention|small]``; weights are
 zeros, no model is needed. Times are the best and the median of several rounds, wall clock.
 """
 
@@ -122,16 +123,21 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--column", default="")
     parser.add_argument("--kind", default="q4_1")
+    parser.add_argument("--mode", choices=("exact", "fast"), default="exact")
+    parser.add_argument("--only", choices=("products", "attention", "small"))
     options = parser.parse_args()
     kernels: Kernels
     if options.column == "torch":
         kernels = TorchKernels()
     else:
-        kernels = NativeKernels(extension(), options.threads, options.column)
+        kernels = NativeKernels(extension(), options.threads, options.column, options.mode)
     print(kernels.describe())
-    small_calls(kernels)
-    attention(kernels)
-    products(kernels, options.kind)
+    if options.only in (None, "small"):
+        small_calls(kernels)
+    if options.only in (None, "attention"):
+        attention(kernels)
+    if options.only in (None, "products"):
+        products(kernels, options.kind)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 // What one instruction set offers: plain functions over raw pointers, no threads, no allocation.
-// The two translation units that fill this table are compiled from the same .inl files.
+// The translation units that fill this table are compiled from the same .inl files, each for machines
+// that not every machine is: what they share with others must have internal linkage, or be a constant.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +14,7 @@ struct TileRange {
   int64_t begin;
   int rows;
 };
-inline TileRange tile_of(int64_t n, int tile_rows, int64_t tile) {
+static inline TileRange tile_of(int64_t n, int tile_rows, int64_t tile) {
   const int64_t tiles = (n + tile_rows - 1) / tile_rows;
   const int64_t base = n / tiles, more = n % tiles;
   return {tile * base + (tile < more ? tile : more), static_cast<int>(base + (tile < more))};
@@ -63,6 +64,13 @@ struct Arch {
   void (*linear)(const Matrix& w, const float* a, int64_t n, int64_t panel0, int64_t panel1, float* y,
                  int64_t y_row, float* scratch);
 
+  // The same with int16 activations, for quantised kinds: x holds the rows' tiles (grid.hpp) of at most
+  // int_tile_rows rows, which `quantise` writes row by row.
+  int int_tile_rows;
+  void (*quantise)(Kind kind, const float* from, int64_t cols, int rows, int row, int32_t* tile);
+  void (*linear_ints)(const Matrix& w, const int32_t* x, int64_t n, int64_t panel0, int64_t panel1, float* y,
+                      int64_t y_row);
+
   void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* y);
   void (*gated)(const float* gate, const float* up, bool gelu, int64_t n, float* y);
   // Index of the largest value, the first of equals; the first NaN where there is one.
@@ -81,11 +89,11 @@ struct Arch {
 constexpr int64_t kLinearScratch = int64_t{kChunk} * 16 + 6 * 16;
 
 // Floats of a partial or total: per row its maximum, its sum, then head_dim rounded up to 8.
-inline int64_t attend_row_floats(int head_dim) { return 8 + (head_dim + 7) / 8 * 8; }
+static inline int64_t attend_row_floats(int head_dim) { return 8 + (head_dim + 7) / 8 * 8; }
 constexpr int64_t kScoreRow = kSpan + 8;
 
 // Scores, two lists of row addresses, two of scales, and a slice of rows in float32.
-inline int64_t attend_scratch(int rows, int head_dim) {
+static inline int64_t attend_scratch(int rows, int head_dim) {
   const int64_t wide = 16 * ((head_dim + 7) / 8 * 8);
   return (rows + 6) * kScoreRow + (wide < 4096 ? 4096 : wide);
 }
@@ -93,9 +101,11 @@ inline int64_t attend_scratch(int rows, int head_dim) {
 const Arch& portable_arch();
 #if defined(TENFOLD_HAS_AVX2)
 const Arch& avx2_arch();
+const Arch& avx512_arch();
 #endif
 
-// The best row for this machine, or the one named ("portable", "avx2"); null if it is not there.
+// The best row for this machine, or the one named ("portable", "avx2", "avx512"); null if it is not
+// there.
 const Arch* choose_arch(const char* name);
 
 }  // namespace tenfold

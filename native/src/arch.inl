@@ -11,14 +11,16 @@ namespace {
 
 #include "codecs.inl"
 #include "linear.inl"
+#include "linear_ints.inl"
 #include "math.inl"
 #include "rows.inl"
 #include "kv_rows.inl"
 #include "attention.inl"
 
 constexpr Arch make_arch(const char* name) {
-  return {name,    Simd::tile_rows, linear, rms_norm,  gated,       largest,
-          softcap, rope,            store_row, attend_span, attend_merge, attend_finish};
+  return {name,    Simd::tile_rows, linear,       Ints::tile_rows, quantise_row, linear_ints,
+          rms_norm, gated,          largest,      softcap,         rope,         store_row,
+          attend_span, attend_merge, attend_finish};
 }
 
 }  // namespace

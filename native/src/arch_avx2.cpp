@@ -1,4 +1,4 @@
-#include "simd_avx2.hpp"
+#include "ints_avx2.hpp"
 
 #include "arch.inl"
 

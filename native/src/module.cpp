@@ -102,7 +102,7 @@ NB_MODULE(_native, m) {
   m.def("best_arch", [] { return choose_arch("")->name; });
   nb::class_<Tape>(m, "Tape").def(nb::init<>()).def("__len__", &Tape::size);
   nb::class_<Runtime>(m, "Runtime")
-      .def(nb::init<int, const char*>())
+      .def(nb::init<int, const char*, bool>())
       .def_prop_ro("threads", &Runtime::threads)
       .def_prop_ro("arch", &Runtime::arch_name)
       .def("pack",

@@ -10,6 +10,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "grid.hpp"
 #include "pack.hpp"
 
 namespace tenfold {
@@ -37,8 +38,11 @@ float* Buffer::floats(int64_t count) {
   return data_;
 }
 
-Runtime::Runtime(int threads, const char* arch)
-    : arch_(choose_arch(arch)), threads_(threads < 1 ? 1 : threads > 512 ? 512 : threads), owner_(getpid()) {
+Runtime::Runtime(int threads, const char* arch, bool ints)
+    : arch_(choose_arch(arch)),
+      threads_(threads < 1 ? 1 : threads > 512 ? 512 : threads),
+      ints_(ints),
+      owner_(getpid()) {
   if (!arch_) throw std::invalid_argument(std::string("this machine has no kernel row named ") + arch);
 }
 
@@ -145,18 +149,40 @@ const float* Runtime::interleave(const Matrix& w, const float* x, int64_t rows, 
   return a;
 }
 
+// The rows' tiles as the integer products read them.
+const int32_t* Runtime::quantise(const Matrix& w, const float* x, int64_t rows, int64_t x_row) {
+  auto* all = reinterpret_cast<int32_t*>(tiles_.floats(int_tile_words(rows, w.cols)));
+  const int64_t tiles = ceil_div(rows, arch_->int_tile_rows);
+  const auto tile = [&](int, int64_t t) {
+    const TileRange range = tile_of(rows, arch_->int_tile_rows, t);
+    int32_t* to = all + int_tile_words(range.begin, w.cols);
+    for (int r = 0; r < range.rows; ++r) {
+      arch_->quantise(w.kind, x + (range.begin + r) * x_row, w.cols, range.rows, r, to);
+    }
+  };
+  if (rows * w.cols < kSmallWork) {
+    for (int64_t t = 0; t < tiles; ++t) tile(0, t);
+  } else {
+    pool().each(tiles, tile);
+  }
+  return all;
+}
+
 void Runtime::matrix_rows(const Matrix& w, const float* x, int64_t rows, int64_t x_row, float* y,
                           int64_t y_row) {
-  const float* a = interleave(w, x, rows, x_row);
+  const bool ints = ints_ && !is_dense(w.kind);
+  const int tile_rows = ints ? arch_->int_tile_rows : arch_->tile_rows;
+  const int32_t* steps = ints ? quantise(w, x, rows, x_row) : nullptr;
+  const float* a = ints ? nullptr : interleave(w, x, rows, x_row);
   float* temporary = scratch(kLinearScratch);
   const int64_t panels = panel_count(w.rows), share = panels / (threads_ * 4);
   // Items of at least 32 KiB of weights and at most an eighth of a thread's share.
   const int64_t least = ceil_div(int64_t{32} << 10, panel_bytes(w.kind, w.cols));
-  const int64_t each = rows > arch_->tile_rows || share > least ? (share < 1 ? 1 : share > 8 ? 8 : share)
-                                                                : least;
+  const int64_t each = rows > tile_rows || share > least ? (share < 1 ? 1 : share > 8 ? 8 : share) : least;
   pool().each(ceil_div(panels, each), [&](int worker, int64_t i) {
-    const int64_t end = (i + 1) * each < panels ? (i + 1) * each : panels;
-    arch_->linear(w, a, rows, i * each, end, y, y_row, temporary + worker * kLinearScratch);
+    const int64_t begin = i * each, end = begin + each < panels ? begin + each : panels;
+    if (ints) arch_->linear_ints(w, steps, rows, begin, end, y, y_row);
+    else arch_->linear(w, a, rows, begin, end, y, y_row, temporary + worker * kLinearScratch);
   });
 }
 

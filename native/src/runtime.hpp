@@ -69,7 +69,8 @@ using Tape = std::vector<std::function<void()>>;
 
 class Runtime {
  public:
-  Runtime(int threads, const char* arch);
+  // ints: products of quantised weights take activations as int16 ("fast" mode).
+  Runtime(int threads, const char* arch, bool ints);
   ~Runtime();
 
   const char* arch_name() const { return arch_->name; }
@@ -109,6 +110,7 @@ class Runtime {
   void rows_of(int64_t rows, int64_t work, const F& row);
   Pool& pool();
   float* scratch(int64_t floats_each);
+  const int32_t* quantise(const Matrix& w, const float* x, int64_t rows, int64_t x_row);
   const float* interleave(const Matrix& w, const float* x, int64_t rows, int64_t x_row);
   void matrix_rows(const Matrix& w, const float* x, int64_t rows, int64_t x_row, float* y, int64_t y_row);
   void plan(const Attend& a, std::vector<Item>& items) const;
@@ -117,6 +119,7 @@ class Runtime {
 
   const Arch* arch_;
   int threads_;
+  bool ints_;
   std::mutex mutex_;
   pid_t owner_;
   std::unique_ptr<Pool> pool_;

@@ -19,7 +19,7 @@ from tenfold.kernels.torch_ref import TorchKernels
 
 KINDS: tuple[WeightKind, ...] = get_args(WeightKind)
 QUANTISED = tuple(kind for kind in KINDS if block_of(kind).values > 1)
-COLUMNS = ("avx2", "portable", "torch")
+COLUMNS = ("avx512", "avx2", "portable", "torch")
 
 
 def make(column: str, threads: int = 2) -> Kernels:

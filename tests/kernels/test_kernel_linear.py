@@ -74,7 +74,7 @@ def test_a_row_does_not_depend_on_its_company(column: str, kind: WeightKind) -> 
 
 
 @pytest.mark.parametrize("tokens", [1, 4, 16, 300])
-@pytest.mark.parametrize("column", ["avx2", "portable"])
+@pytest.mark.parametrize("column", COLUMNS[:-1])
 def test_threads_change_nothing(column: str, tokens: int) -> None:
     x = torch.randn(tokens, 576, generator=torch.Generator().manual_seed(4))
     raw = random_raw("q8_0", 333, 576)
@@ -115,7 +115,7 @@ def test_infinities_and_nan_stay_in_their_row(column: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("column", ["avx2", "portable"])
+@pytest.mark.parametrize("column", COLUMNS[:-1])
 def test_embed_gives_the_checkpoint_s_values(column: str, kind: WeightKind) -> None:
     kernels = make(column)
     raw = random_raw(kind, 70, 512)

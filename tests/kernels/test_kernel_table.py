@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import threading
@@ -14,7 +15,9 @@ from kernel_cases import make, packed, random_raw
 
 from tenfold.core.errors import ConfigError, TenfoldError
 from tenfold.kernels import table
-from tenfold.kernels.table import build_kernels
+from tenfold.kernels.table import Mode, build_kernels
+
+MODES: tuple[Mode, ...] = ("exact", "fast")
 
 
 def thread_count() -> int:
@@ -30,13 +33,12 @@ def test_the_extension_is_built_where_a_compiler_is() -> None:
 
 def test_describe() -> None:
     pytest.importorskip("tenfold._native")
-    assert build_kernels(threads=2).describe() in (
-        "native AVX2 kernels, 2 threads",
-        "native NEON kernels, 2 threads",
-        "native portable kernels, 2 threads",
-    )
+    arch = "(AVX-512|AVX2|NEON|portable)"
+    for mode in MODES:
+        line = build_kernels(threads=2, mode=mode).describe()
+        assert re.fullmatch(f"native {arch} kernels, {mode} mode, 2 threads", line)
     one = build_kernels(threads=1)
-    assert one.describe().endswith("kernels, 1 thread") and one.threads == 1
+    assert one.describe().endswith(", 1 thread") and one.threads == 1
     assert build_kernels().threads == len(os.sched_getaffinity(0))
 
 
@@ -44,6 +46,18 @@ def test_torch_when_asked() -> None:
     kernels = build_kernels(native=False)
     assert kernels.layout == "dense-f32"
     assert kernels.describe().startswith("torch kernels (as asked)")
+    kernels = build_kernels(native=False, mode="fast")
+    assert kernels.layout == "codes"
+    assert kernels.describe().startswith("torch kernels in fast mode (as asked)")
+
+
+def test_arch_is_forced_by_name() -> None:
+    pytest.importorskip("tenfold._native")
+    kernels = build_kernels(arch="portable")
+    assert kernels.describe().split()[1] in ("portable", "NEON")
+    assert kernels.layout == build_kernels(mode="fast").layout
+    with pytest.raises(ConfigError, match=r"kernels.arch = abacus: .*no kernel row"):
+        build_kernels(arch="abacus")
 
 
 def test_torch_without_the_extension(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,8 +69,6 @@ def test_torch_without_the_extension(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_modes_and_threads_are_checked() -> None:
-    with pytest.raises(ConfigError, match="no fast mode exists yet"):
-        build_kernels(mode="fast")
     with pytest.raises(ConfigError, match="exact or fast"):
         build_kernels(mode="quick")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="-1"):

@@ -107,6 +107,22 @@ def stacked_plot(bars: dict[str, dict[str, float]], path: Path, title: str) -> N
     _save(figure, pyplot, path)
 
 
+def bars_plot(groups: dict[str, dict[str, float]], path: Path, title: str, unit: str) -> None:
+    """One cluster of bars a measure, one bar an engine; the value stands on each bar."""
+    pyplot = _pyplot()
+    engines = list(dict.fromkeys(engine for values in groups.values() for engine in values))
+    figure, axes = pyplot.subplots(figsize=(2 + 2.2 * len(groups), 4), layout="constrained")
+    width = 0.8 / max(1, len(engines))
+    for place, engine in enumerate(engines):
+        xs = [i + (place - (len(engines) - 1) / 2) * width for i in range(len(groups))]
+        heights = [values.get(engine, 0.0) for values in groups.values()]
+        bars = axes.bar(xs, heights, width * 0.92, label=engine)
+        axes.bar_label(bars, fmt="{:,.0f}", fontsize=8)
+    axes.set(xticks=range(len(groups)), xticklabels=list(groups), ylabel=unit, title=title)
+    axes.legend(frameon=False)
+    _save(figure, pyplot, path)
+
+
 def gaps_plot(
     series: list[tuple[list[float], list[float]]], target: float, path: Path, title: str
 ) -> None:

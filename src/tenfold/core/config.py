@@ -146,6 +146,9 @@ class KernelsSection(Section):
         default="exact", description="exact: greedy output does not depend on batching"
     )
     native: bool = Field(default=True, description="use the C++ kernels where they are built")
+    arch: Literal["", "avx512", "avx2", "portable"] = Field(
+        default="", description="their instruction set; empty: the best of this machine"
+    )
 
 
 class ScheduleSection(Section):
@@ -268,6 +271,7 @@ class LoadedConfig:
             memory_bytes=parse_share(self.config.device.memory, free),
             kernels_mode=self.config.kernels.mode,
             native=self.config.kernels.native,
+            kernels_arch=self.config.kernels.arch,
             policy=self.config.schedule.policy,
             **values,
         )

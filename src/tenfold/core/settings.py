@@ -30,6 +30,7 @@ class DeviceSettings:
     kv_dtype: KVDtype = "f32"
     kernels_mode: Literal["exact", "fast"] = "exact"
     native: bool = True
+    kernels_arch: str = ""
     policy: str = "fcfs"
     prefix_cache: bool = True
     max_running: int = 64

@@ -45,10 +45,11 @@ class Device:
         self.kernels = build_kernels(
             native=None if settings.native else False,
             mode=settings.kernels_mode,
+            arch=settings.kernels_arch,
             threads=self.threads,
         )
         # The native kernels bring threads of their own; torch's would fight them for the cores.
-        torch.set_num_threads(self.threads if self.kernels.layout == TorchKernels.layout else 1)
+        torch.set_num_threads(self.threads if isinstance(self.kernels, TorchKernels) else 1)
         budget = settings.memory_bytes or int(0.6 * available_memory())
         pages = budget // settings.page_bytes
         if pages < 1:

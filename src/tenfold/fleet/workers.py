@@ -103,9 +103,9 @@ class LocalWorker:
         return {"OMP_NUM_THREADS": threads, **os.environ}
 
     def _receive(self) -> None:
-        """Take every message that is there. ZeroMQ's descriptor tells of a change only once, so this
-        runs after a send as well; a task and a future for each message would cost more than the
-        message."""
+        """Take every message that is there. ZeroMQ's descriptor tells of a change only once, so
+        this runs after a send as well; a task and a future for each message would cost more than
+        the message."""
         import zmq
 
         from tenfold.core import wire

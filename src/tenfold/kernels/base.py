@@ -3,9 +3,11 @@
 Shape letters: T tokens (rows), I input features, O output features, H query heads, K key/value
 heads, D head dim, S sequences, B blocks of a sequence. Activations are float32.
 
-Every row of the table obeys one rule in ``exact`` mode: the result for one token does not depend on
+Every row of the table obeys one rule in either mode: the result for one token does not depend on
 which other tokens share the call, nor on the number of threads. That is what makes greedy output
-identical whatever the batch, chunking, prefix hits or preemption.
+identical whatever the batch, chunking, prefix hits or preemption. In ``exact`` mode the result is
+also the reference's, up to float32 rounding; ``fast`` mode rounds the activations of quantised
+products to int16 (torch_fast.py) and is close to the reference instead.
 """
 
 from __future__ import annotations
@@ -71,7 +73,7 @@ class Kernels(Protocol):
         ...
 
     def describe(self) -> str:
-        """One line for a person, such as "native AVX2 kernels, 2 threads"."""
+        """One line for a person, such as "native AVX2 kernels, exact mode, 2 threads"."""
         ...
 
     def close(self) -> None:

@@ -80,6 +80,23 @@ def weight_matches(weight: PackedWeight, layout: str, cols: int | None = None) -
         raise ShapeError(f"input has {cols} features, the weight takes {weight.cols}")
 
 
+def within(name: str, values: Tensor, limit: int) -> None:
+    """Every value must be in [0, limit)."""
+    if values.numel() and not 0 <= int(values.min()) <= int(values.max()) < limit:
+        bad = values[(values < 0) | (values >= limit)][0]
+        raise ShapeError(f"{name} {int(bad)} is outside [0, {limit})")
+
+
+def packed_data(weight: PackedWeight, size: int) -> Tensor:
+    """The packed bytes, flat; refused where there are fewer than ``size``."""
+    if weight.data.nbytes < size:
+        raise ShapeError(
+            f"the packed matrix {weight.rows} x {weight.cols} takes {size} bytes, "
+            f"its data has {weight.data.nbytes}"
+        )
+    return weight.data.reshape(-1)
+
+
 def packing(kind: WeightKind, rows: int, cols: int, raw: Tensor, out: Tensor, packed: int) -> None:
     """``raw`` must hold the matrix and ``out`` have room for it; both dense uint8."""
     for name, x, size in (("raw", raw, raw_bytes(kind, rows, cols)), ("out", out, packed)):

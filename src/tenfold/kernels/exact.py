@@ -54,6 +54,21 @@ def split(x: Tensor, dim: int, bits: int) -> tuple[Tensor, Tensor]:
     return first, on_grid(rest, exponent_of(rest, dim), bits)
 
 
+def fma(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """a * b + c of float32 tensors, rounded once, as a machine's fused instruction does.
+
+    The product is exact in float64; the sum is rounded to odd there, after which the rounding to
+    float32 gives what one rounding would have (Boldo and Melquiond, 2008)."""
+    product, wide = a.double() * b.double(), c.double()
+    total = product + wide
+    back = total - product
+    lost = (product - (total - back)) + (wide - back)
+    bits = total.view(torch.int64)
+    nudge = torch.where((lost > 0) == (total > 0), 1, -1)  # away from zero, or towards it
+    inexact = ((lost < 0) | (lost > 0)) & (bits & 1 == 0)
+    return (bits + nudge * inexact).view(torch.float64).float()
+
+
 def exp(x: Tensor) -> Tensor:
     """e^x within about 1e-14, for float64; arguments are limited to [-700, 700]; NaN stays NaN."""
     x = x.clamp(-700.0, 700.0)

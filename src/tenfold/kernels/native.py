@@ -55,20 +55,29 @@ class NativeTape:
 class NativeKernels:
     """The native column with its own pool of ``threads`` threads (the caller's included).
 
-    ``extension`` is the module ``tenfold._native``; ``arch`` forces a row by name ("avx2",
-    "portable") instead of the best one for this machine. Calls from several threads take turns.
+    ``extension`` is the module ``tenfold._native``; ``arch`` forces a row by name ("avx512",
+    "avx2", "portable") instead of the best one for this machine. ``mode`` "fast" multiplies
+    quantised weights by int16 activations (torch_fast.py says how); the packed weights are the
+    same. Calls from several threads take turns.
     """
 
     layout = "panel32"
     kv_dtypes = KV_DTYPES
 
-    def __init__(self, extension: ModuleType, threads: int, arch: str = "") -> None:
+    def __init__(
+        self,
+        extension: ModuleType,
+        threads: int,
+        arch: str = "",
+        mode: Literal["exact", "fast"] = "exact",
+    ) -> None:
         self._extension: Any = extension
         try:
-            self._runtime: Runtime = self._extension.Runtime(threads, arch)
+            self._runtime: Runtime = self._extension.Runtime(threads, arch, mode == "fast")
         except ValueError as exc:
             raise ShapeError(str(exc)) from exc
         self._threads = threads
+        self._mode = mode
         self._arch = self._runtime.arch
         kinds = ("f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q8_0", "q4_k", "q6_k")
         self._codes: dict[str, int] = {kind: code for code, kind in enumerate(kinds)}
@@ -82,7 +91,7 @@ class NativeKernels:
 
     def describe(self) -> str:
         count = "1 thread" if self._threads == 1 else f"{self._threads} threads"
-        return f"native {self._arch} kernels, {count}"
+        return f"native {self._arch} kernels, {self._mode} mode, {count}"
 
     def close(self) -> None:
         self._runtime = _Closed()  # type: ignore[assignment]  # the old one ends its threads

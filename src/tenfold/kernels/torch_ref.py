@@ -110,14 +110,14 @@ class TorchKernels:
     def embed(self, ids_T: Tensor, weight: PackedWeight, scale: float = 1.0) -> Tensor:
         checks.weight_matches(weight, self.layout)
         ids = checks.indices("ids", ids_T, -1)
-        _within("token id", ids, weight.rows)
+        checks.within("token id", ids, weight.rows)
         rows_TI = _dense(weight)[ids.long()]
         return rows_TI if scale == 1.0 else rows_TI * scale
 
     def gather(self, x_TI: Tensor, rows_L: Tensor) -> Tensor:
         checks.dense("x", x_TI, tuple(x_TI.shape))
         rows = checks.indices("rows", rows_L, -1)
-        _within("row", rows, x_TI.shape[0])
+        checks.within("row", rows, x_TI.shape[0])
         return x_TI[rows.long()]
 
     def softcap(self, x_TI: Tensor, cap: float) -> None:
@@ -140,7 +140,7 @@ class TorchKernels:
         sequence = torch.repeat_interleave(counts)
         first = torch.repeat_interleave(starts[:-1], counts)
         position = context_S.long()[sequence] + torch.arange(tokens) - first
-        _within("block of a position", position // block_tokens, table.shape[1])
+        checks.within("block of a position", position // block_tokens, table.shape[1])
         blocks = table[sequence, position // block_tokens].long()
         return (blocks * block_tokens + position % block_tokens).int()
 
@@ -188,7 +188,7 @@ class TorchKernels:
     def rope(self, x_THD: Tensor, positions_T: Tensor, cos_PD: Tensor, sin_PD: Tensor) -> None:
         checks.rope(x_THD, cos_PD, sin_PD)
         positions = checks.indices("positions", positions_T, x_THD.shape[0])
-        _within("position", positions, cos_PD.shape[0])
+        checks.within("position", positions, cos_PD.shape[0])
         cos = cos_PD[positions.long()][:, None, :]
         sin = sin_PD[positions.long()][:, None, :]
         a, b = x_THD.chunk(2, dim=-1)
@@ -201,7 +201,7 @@ class TorchKernels:
         checks.store(k_TKD, v_TKD, cache, layer)
         slots = checks.indices("slots", slots_T, k_TKD.shape[0])
         block_tokens = cache.shape[4]
-        _within("slot", slots, cache.shape[0] * block_tokens)
+        checks.within("slot", slots, cache.shape[0] * block_tokens)
         block = slots.long() // block_tokens
         offset = slots.long() % block_tokens
         cache[block, layer, 0, :, offset] = encode(k_TKD, cache.dtype)
@@ -253,15 +253,5 @@ def _weight_bits(cols: int) -> int:
 
 def _dense(weight: PackedWeight) -> Tensor:
     size = weight.rows * weight.cols * 4
-    if weight.data.nbytes < size:
-        raise ShapeError(
-            f"the packed matrix {weight.rows} x {weight.cols} takes {size} bytes, "
-            f"its data has {weight.data.nbytes}"
-        )
-    return weight.data.reshape(-1)[:size].view(torch.float32).view(weight.rows, weight.cols)
-
-
-def _within(name: str, values: Tensor, limit: int) -> None:
-    if values.numel() and not 0 <= int(values.min()) <= int(values.max()) < limit:
-        bad = values[(values < 0) | (values >= limit)][0]
-        raise ShapeError(f"{name} {int(bad)} is outside [0, {limit})")
+    flat = checks.packed_data(weight, size)[:size]
+    return flat.view(torch.float32).view(weight.rows, weight.cols)

@@ -1,0 +1,12 @@
+#include "ints_avx512.hpp"
+
+#include "arch.inl"
+
+namespace tenfold {
+
+const Arch& avx512_arch() {
+  static constexpr Arch arch = make_arch("AVX-512");
+  return arch;
+}
+
+}  // namespace tenfold
