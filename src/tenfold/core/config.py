@@ -110,7 +110,10 @@ class DeviceSection(Section):
         default="anon", description="where pages come from"
     )
     block_tokens: Positive = Field(default=16, description="tokens in one KV block")
-    kv_dtype: KVDtype = Field(default="f32", description="how keys and values are kept")
+    kv_dtype: KVDtype | Literal["auto"] = Field(
+        default="auto",
+        description="how keys and values are kept; auto: f32 with exact kernels, else f16",
+    )
     prefix_cache: bool = Field(
         default=True, description="keep finished prefixes for later requests"
     )
@@ -143,7 +146,9 @@ class KernelsSection(Section):
     """How operations are computed."""
 
     mode: Literal["exact", "fast"] = Field(
-        default="exact", description="exact: greedy output does not depend on batching"
+        default="fast",
+        description="exact: float32 throughout; fast: 16-bit integer products. Either way an "
+        "answer does not depend on what else is running",
     )
     native: bool = Field(default=True, description="use the C++ kernels where they are built")
     arch: Literal["", "avx512", "avx2", "portable"] = Field(

@@ -27,7 +27,7 @@ class DeviceSettings:
     page_bytes: int = 2 << 20
     backend: Literal["anon", "memfd", "cuda"] = "anon"
     block_tokens: int = 16
-    kv_dtype: KVDtype = "f32"
+    kv_dtype: KVDtype | Literal["auto"] = "auto"
     kernels_mode: Literal["exact", "fast"] = "exact"
     native: bool = True
     kernels_arch: str = ""

@@ -13,7 +13,7 @@ from tenfold.core.clock import Clock
 from tenfold.core.errors import ConfigError, OutOfMemory
 from tenfold.core.messages import DeviceStats, LoadModel
 from tenfold.core.settings import DeviceSettings
-from tenfold.core.types import EngineRequest, KVGroup, ModelFacts
+from tenfold.core.types import EngineRequest, KVDtype, KVGroup, ModelFacts
 from tenfold.costs.step import StepModel
 from tenfold.engine.batcher import Batcher, Neighbours
 from tenfold.engine.grammars import Grammars
@@ -61,6 +61,13 @@ class Device:
             open_backend(settings.backend, settings.page_bytes), pages, min(16, pages // 64)
         )
         self._ranges: dict[str, dict[str, VirtualRange]] = {}
+
+    def _kv_dtype(self) -> KVDtype:
+        """Of models that choose none: exact kernels go with values that are not rounded."""
+        chosen = self.settings.kv_dtype
+        if chosen != "auto":
+            return chosen
+        return "f16" if self.settings.kernels_mode == "fast" else "f32"
 
     def capacity_bytes(self) -> int:
         return self.pool.stats().capacity * self.settings.page_bytes
@@ -116,7 +123,7 @@ class Device:
             allocate,
             name=name,
             cache_dir=cache_dir,
-            kv_dtype=command.options.kv_dtype or self.settings.kv_dtype,
+            kv_dtype=command.options.kv_dtype or self._kv_dtype(),
         )
         facts = loaded.facts
         if command.options.context_length:
