@@ -70,7 +70,7 @@ using Tape = std::vector<std::function<void()>>;
 class Runtime {
  public:
   // ints: products of quantised weights take activations as int16 ("fast" mode).
-  Runtime(int threads, const char* arch, bool ints);
+  Runtime(int threads, const char* arch, bool ints = false);
   ~Runtime();
 
   const char* arch_name() const { return arch_->name; }

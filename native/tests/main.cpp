@@ -80,14 +80,14 @@ Packed packed(Runtime& runtime, Kind kind, int64_t rows, int64_t cols) {
   return result;
 }
 
-void products(const char* arch) {
+void products(const char* arch, bool ints) {
   for (int code = 0; code < kKinds; ++code) {
     const Kind kind = static_cast<Kind>(code);
     const int64_t rows = 75, cols = raw_block(kind).values == 256 ? 512 : 288, tokens = 13;
     const Floats x = noise(tokens * cols, 1);
     Floats first;
     for (int threads : {1, 3}) {
-      Runtime runtime(threads, arch);
+      Runtime runtime(threads, arch, ints);
       const Packed w = packed(runtime, kind, rows, cols);
       Floats y(tokens * rows), one(rows), table(tokens * cols);
       runtime.linear(w.matrix, x.data(), tokens, cols, y.data(), rows);
@@ -261,7 +261,8 @@ int main() {
     if (choose_arch(name)) names.push_back(name);
   }
   for (const char* name : names) {
-    products(name);
+    products(name, false);
+    products(name, true);
     rows(name);
     attention(name);
     callers_take_turns(name);
