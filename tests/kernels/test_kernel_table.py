@@ -80,9 +80,10 @@ def test_columns_are_a_registry() -> None:
 
 
 def test_close_ends_the_threads() -> None:
+    raw = random_raw("f32", 640, 64)  # may start threads of torch's own
     before = thread_count()
     kernels = make("portable", 4)
-    weight = packed(kernels, "f32", 640, 64, random_raw("f32", 640, 64))
+    weight = packed(kernels, "f32", 640, 64, raw)
     kernels.linear(torch.zeros(200, 64), weight)
     assert thread_count() == before + 3
     kernels.close()
