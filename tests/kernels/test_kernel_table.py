@@ -80,7 +80,8 @@ def test_columns_are_a_registry() -> None:
 
 
 def test_close_ends_the_threads() -> None:
-    raw = random_raw("f32", 640, 64)  # may start threads of torch's own
+    raw = random_raw("f32", 640, 64)
+    packed(make("torch"), "f32", 640, 64, raw)  # torch starts threads of its own on first use
     before = thread_count()
     kernels = make("portable", 4)
     weight = packed(kernels, "f32", 640, 64, raw)
