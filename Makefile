@@ -77,10 +77,9 @@ bench: $(READY) ## list the benchmarks; run one with .venv/bin/tenfold bench NAM
 	@$(BIN)/tenfold bench --help
 
 # Needs no .venv: a machine with a GPU often brings a Python with its own torch.
-gpu: ## run the tests that need a CUDA device; reports go to OUT
-	@mkdir -p $(OUT)
-	PYTHONPATH=src $$(test -x $(BIN)/python && echo $(BIN)/python || echo $(PYTHON)) \
-		-m pytest -q -m gpu -p no:cacheprovider --junitxml=$(OUT)/gpu.xml
+gpu: ## run all GPU tests and benchmarks, within 9 minutes; reports go to OUT
+	@PYTHONPATH=src $$(test -x $(BIN)/python && echo $(BIN)/python || echo $(PYTHON)) \
+		-m tenfold.bench.gpu $(OUT)
 
 clean: ## delete what was made here; pulled models stay
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,4 +1,6 @@
-"""Shared fixtures: the real models, where they are cached."""
+"""Shared fixtures: the real models, where they are cached. And, before anything imports Triton:
+without an NVIDIA driver its kernels are interpreted, for which it looks at the environment once.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,10 @@ import pytest
 
 from tenfold.core.errors import TenfoldError
 from tenfold.fleet.store import Store
+
+# Set TRITON_INTERPRET=1 yourself to interpret on a machine with a GPU; then its own tests skip.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # Taken when the tests begin: some of them point TENFOLD_HOME elsewhere for themselves.
 _STORE = Store()

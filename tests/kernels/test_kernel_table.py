@@ -76,7 +76,7 @@ def test_modes_and_threads_are_checked() -> None:
 
 
 def test_columns_are_a_registry() -> None:
-    assert table.columns().names() == ["native", "torch"]
+    assert table.columns().names() == ["native", "torch", "triton"]
 
 
 def test_close_ends_the_threads() -> None:

@@ -20,6 +20,7 @@ PAGE = 2 << 20
 
 @pytest.fixture
 def pool() -> Iterator[PagePool]:
+    pytest.importorskip("cuda.bindings", reason="cuda-bindings is not installed")
     made = PagePool(open_backend("cuda", PAGE), capacity_pages=64)
     yield made
     made.close()

@@ -100,7 +100,7 @@ class ServerSection(Section):
 class DeviceSection(Section):
     """The device that holds the models: a named share of this machine."""
 
-    name: str = Field(default="cpu:0", description="the device's name")
+    name: str = Field(default="cpu:0", description="the device's name; cuda:0 is a GPU")
     memory: Share = Field(
         default=0, description='its memory: "4GiB", or "60%" of what is free; 0 is 60%'
     )
@@ -140,6 +140,11 @@ class DeviceSection(Section):
     cache_dir: str = Field(
         default="", description="where packed weights are kept; empty: in the store"
     )
+    cuda_dtype: Literal["bf16", "f16", "f32"] = Field(
+        default="bf16", description="type of a GPU's weights, keys and values"
+    )
+    cuda_graphs: bool = Field(default=True, description="replay a GPU's decode steps as graphs")
+    cuda_graph_bytes: Bytes = Field(default=2 << 30, description="memory for a GPU's graphs")
 
 
 class KernelsSection(Section):

@@ -12,10 +12,12 @@ Speculation = Literal["off", "ngram", "auto"]
 
 @dataclass(slots=True)
 class DeviceSettings:
-    """One device: a named share of a machine, served by one worker process.
+    """One device: a named share of a machine, served by one worker process. "cuda:N" is a GPU.
 
     ``memory_bytes`` 0 takes 60 % of the memory that is free when the worker starts. ``threads`` 0
-    takes every core the process may use. ``backend``: "anon", "memfd" or "cuda" pages.
+    takes every core the process may use. ``backend``: "anon" or "memfd" pages; a GPU has its own,
+    and with ``memory_bytes`` 0 80 % of its free memory. ``cuda_dtype`` is the type of a GPU's
+    weights, keys and values; decode graphs may take ``cuda_graph_bytes`` beside the pool.
     ``speculation``: whether steps verify guessed tokens: never, always ("ngram"), or where it pays
     ("auto"); ``draft_tokens`` is the longest guess, ``draft_match`` the longest run of tokens that
     is looked up for one.
@@ -42,6 +44,9 @@ class DeviceSettings:
     draft_match: int = 3
     grammar_seconds: float = 10.0
     cache_dir: str = ""
+    cuda_dtype: Literal["bf16", "f16", "f32"] = "bf16"
+    cuda_graphs: bool = True
+    cuda_graph_bytes: int = 2 << 30
 
 
 @dataclass(slots=True)

@@ -22,12 +22,14 @@ from tenfold.engine.runner import TorchRunner
 from tenfold.engine.sampler_state import SamplerState, TokenMatcher
 from tenfold.engine.sampling import Sampler
 from tenfold.engine.speculator import speculator
+from tenfold.kernels.base import Kernels
 from tenfold.kernels.kv_rows import kv_row
 from tenfold.kernels.table import build_kernels
 from tenfold.kernels.torch_ref import TorchKernels
 from tenfold.kvcache.cache import KVCache
 from tenfold.kvcache.waiting import MatchIndex
 from tenfold.memory.backends import open_backend
+from tenfold.memory.base import PageBackend
 from tenfold.memory.pool import PagePool, VirtualRange
 from tenfold.models.decoder import Decoder
 from tenfold.models.encoder import Encoder
@@ -42,24 +44,17 @@ class Device:
         self.settings = settings
         self.name = settings.name
         self.threads = settings.threads or len(os.sched_getaffinity(0))
-        self.kernels = build_kernels(
-            native=None if settings.native else False,
-            mode=settings.kernels_mode,
-            arch=settings.kernels_arch,
-            threads=self.threads,
-        )
-        # The native kernels bring threads of their own; torch's would fight them for the cores.
+        self.kernels = self._open_kernels()
+        # Other kernels than torch's bring threads of their own, which torch's would fight.
         torch.set_num_threads(self.threads if isinstance(self.kernels, TorchKernels) else 1)
-        budget = settings.memory_bytes or int(0.6 * available_memory())
+        budget = settings.memory_bytes or self._free_memory()
         pages = budget // settings.page_bytes
         if pages < 1:
             raise ConfigError(
                 f"{settings.name} has {budget} bytes of memory, less than one page of "
                 f"{settings.page_bytes}; raise device.memory"
             )
-        self.pool = PagePool(
-            open_backend(settings.backend, settings.page_bytes), pages, min(16, pages // 64)
-        )
+        self.pool = PagePool(self._open_backend(), pages, min(16, pages // 64))
         self._ranges: dict[str, dict[str, VirtualRange]] = {}
 
     def _kv_dtype(self) -> KVDtype:
@@ -68,6 +63,22 @@ class Device:
         if chosen != "auto":
             return chosen
         return "f16" if self.settings.kernels_mode == "fast" else "f32"
+
+    def _open_kernels(self) -> Kernels:
+        settings = self.settings
+        return build_kernels(
+            native=None if settings.native else False,
+            mode=settings.kernels_mode,
+            arch=settings.kernels_arch,
+            threads=self.threads,
+        )
+
+    def _free_memory(self) -> int:
+        """The pool's size where none is given, in bytes."""
+        return int(0.6 * available_memory())
+
+    def _open_backend(self) -> PageBackend:
+        return open_backend(self.settings.backend, self.settings.page_bytes)
 
     def capacity_bytes(self) -> int:
         return self.pool.stats().capacity * self.settings.page_bytes
@@ -189,7 +200,7 @@ class Device:
                 request.sampling, request.prompt, facts.vocab_size, facts.eos_ids, matcher
             )
 
-        runner = TorchRunner(model, cache, tensors, Sampler(command.name), sampler_state)
+        runner = self._runner(model, facts, cache, tensors, sampler_state)
         grammars = Grammars(command.path, facts.eos_ids, settings.grammar_seconds, runner.keep)
         return GenerateInstance(
             facts,
@@ -200,6 +211,16 @@ class Device:
             lambda: self._page_counts(command.name),
             grammars,
         )
+
+    def _runner(
+        self,
+        model: Decoder,
+        facts: ModelFacts,
+        cache: KVCache,
+        kv: list[Tensor],
+        new_state: Callable[[EngineRequest, TokenMatcher | None], SamplerState],
+    ) -> TorchRunner:
+        return TorchRunner(model, cache, kv, Sampler(facts.name), new_state)
 
     def _most_kv_pages(self, command: LoadModel) -> int:
         """Pages the model's KV could have if every other model gave up all of its own."""

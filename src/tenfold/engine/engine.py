@@ -219,8 +219,20 @@ class Engine:
                 instance.close()
             event = ModelDown(name, Unavailable.code, f"{name} was unloaded while it was loading")
         elif instance is not None:
-            self.attach(name, instance)
+            event = self._prepared(name, instance, event)
         self.emit(event)
+
+    def _prepared(self, name: str, instance: Instance, up: Event) -> Event:
+        """Attach what was loaded; gives ``up``, or why the instance cannot run after all."""
+        try:
+            instance.prepare()
+        except Exception as error:
+            log.exception("preparing %s failed", name)
+            instance.close()
+            code = error.code if isinstance(error, TenfoldError) else TenfoldError.code
+            return ModelDown(name, code, str(error))
+        self.attach(name, instance)
+        return up
 
     def attach(self, name: str, instance: Instance) -> None:
         self.instances[name] = instance

@@ -27,6 +27,10 @@ class Executor(Protocol):
     time: StepTime
     """Of the last ``execute``."""
 
+    def prepare(self) -> None:
+        """Once, before the first step: work that must not run beside other models' steps."""
+        ...
+
     def execute(self, plan: StepPlan) -> list[Choice]:
         """One Choice for each slice that samples, in the plan's order.
 

@@ -39,6 +39,10 @@ class Instance(Protocol):
     @property
     def has_work(self) -> bool: ...
 
+    def prepare(self) -> None:
+        """On the engine's thread, once, before the first step."""
+        ...
+
     def step(self, peers: int) -> list[Event] | None:
         """Compute one step; None when nothing can run now for want of pages."""
         ...
@@ -98,6 +102,9 @@ class GenerateInstance:
     @property
     def has_work(self) -> bool:
         return self.batcher.has_work
+
+    def prepare(self) -> None:
+        self.executor.prepare()
 
     def step(self, peers: int) -> list[Event] | None:
         deciding = self.clock.now()
@@ -237,6 +244,9 @@ class EmbedInstance:
     @property
     def has_work(self) -> bool:
         return bool(self.queue)
+
+    def prepare(self) -> None:
+        """Nothing to prepare."""
 
     def step(self, peers: int) -> list[Event] | None:
         work = self.queue[0]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import perf_counter
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,6 +22,18 @@ from tenfold.engine.tapes import Scores, StepTapes
 from tenfold.kvcache.cache import KVCache
 from tenfold.models.batch import ForwardBatch
 from tenfold.models.decoder import Decoder
+
+
+class StepRecorder(Protocol):
+    """Steps that were recorded and are replayed with other data; see ``tapes.StepTapes``."""
+
+    def takes(self, slices: list[Slice], tokens: int) -> bool:
+        """Whether a step of these slices can be replayed."""
+        ...
+
+    def scores(self, slices: list[Slice], tokens: int) -> Scores:
+        """Of every token of the slices; valid until the next call."""
+        ...
 
 
 class TorchRunner:
@@ -41,9 +54,16 @@ class TorchRunner:
         self.new_state = new_state
         self.states: dict[str, SamplerState] = {}
         self.time = StepTime()
-        self.tapes: StepTapes | None = None
-        if model.recordable and model.kernels.tape() is not None:
-            self.tapes = StepTapes(model, cache, kv, cache.block_tokens)
+        self.tapes = self._recorder()
+
+    def _recorder(self) -> StepRecorder | None:
+        model, cache = self.model, self.cache
+        if not model.recordable or model.kernels.tape() is None:
+            return None
+        return StepTapes(model, cache, self.kv, cache.block_tokens)
+
+    def prepare(self) -> None:
+        """Nothing to prepare: steps are recorded when they first come."""
 
     def execute(self, plan: StepPlan) -> list[Choice]:
         tokens = sum(piece.count for piece in plan.slices)

@@ -36,6 +36,9 @@ class SimulatedRunner:
         self.next_token = next_token
         self.time = StepTime()
 
+    def prepare(self) -> None:
+        """Nothing to prepare."""
+
     def execute(self, plan: StepPlan) -> list[Choice]:
         self.clock.advance(self.costs.predict(plan.shape))
         return [self._choose(piece) for piece in plan.slices if piece.samples]

@@ -28,7 +28,7 @@ def main(endpoint: str) -> int:
     import zmq
 
     from tenfold.core import wire
-    from tenfold.engine.device import Device
+    from tenfold.engine.open_device import open_device
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(name)s: %(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -44,7 +44,7 @@ def main(endpoint: str) -> int:
         socket.send_multipart(wire.encode(event))
 
     try:
-        engine = Engine(Device(settings), SystemClock(), emit)
+        engine = Engine(open_device(settings), SystemClock(), emit)
     except TenfoldError as error:
         emit(WorkerRefused(settings.name, error.code, error.message))
         socket.close(linger=500)

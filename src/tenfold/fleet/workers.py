@@ -192,11 +192,11 @@ class InlineWorker:
     def _serve(self, emit: Callable[[Event], None]) -> int:
         """Until told to stop. Returns an exit code, as a process would."""
         from tenfold.core.clock import SystemClock
-        from tenfold.engine.device import Device
         from tenfold.engine.engine import Engine
+        from tenfold.engine.open_device import open_device
 
         try:
-            engine = Engine(Device(self.settings), SystemClock(), emit)
+            engine = Engine(open_device(self.settings), SystemClock(), emit)
         except TenfoldError as error:
             emit(WorkerRefused(self.settings.name, error.code, error.message))
             return error.exit_code

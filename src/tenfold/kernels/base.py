@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -201,4 +201,33 @@ class Kernels(Protocol):
         ``sinks``: per query head one more logit of the softmax, without a value. ``lse``, where
         given, is a dense float32 tensor that receives the natural logarithm of each softmax's
         denominator, sink included: with it, results over disjoint positions can be merged."""
+        ...
+
+
+@runtime_checkable
+class WideLogits(Protocol):
+    """A column whose activations are narrower than float32: logits need an operation of their own
+    there, or several tokens would come out equal."""
+
+    def logits(self, x_TI: Tensor, weight: PackedWeight) -> Tensor:
+        """x @ W^T -> (T, O) float32."""
+        ...
+
+
+@runtime_checkable
+class GroupedKernels(Protocol):
+    """A column that multiplies all experts' rows in one operation, wherever the rows went.
+
+    What ``expert_matrices`` and ``route`` give is the column's own affair."""
+
+    def expert_matrices(self, weights: list[PackedWeight]) -> Any:
+        """Bind one matrix per expert, all of one shape and in one buffer; copies nothing."""
+        ...
+
+    def route(self, experts_Tk: Tensor, experts: int) -> Any:
+        """Which (token, slot) pair goes to which expert."""
+        ...
+
+    def grouped_linear(self, x: Tensor, matrices: Any, way: Any, repeat: int) -> Tensor:
+        """Pair p = token * k + slot: row p // repeat of x times its expert's matrix -> (T k, O)."""
         ...

@@ -25,6 +25,7 @@ def columns() -> Registry[Callable[[int, str, Mode, str], Kernels]]:
         {
             "native": "tenfold.kernels.table:native_column",
             "torch": "tenfold.kernels.table:torch_column",
+            "triton": "tenfold.kernels.table:triton_column",
         },
     )
 
@@ -81,6 +82,13 @@ def torch_column(threads: int, reason: str, mode: Mode, arch: str) -> Kernels:
     from tenfold.kernels.torch_ref import TorchKernels
 
     return TorchKernels(reason)
+
+
+def triton_column(threads: int, reason: str, mode: Mode, arch: str) -> Kernels:
+    """bf16 on the current CUDA device. Raises ImportError where Triton is not installed."""
+    from tenfold.kernels.triton_column import TritonKernels
+
+    return TritonKernels()
 
 
 def extension() -> ModuleType:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from torch import Tensor, dtype
@@ -134,6 +135,10 @@ class PagePool:
                 virtual=sum(found.pages for found in self._ranges.values()),
                 owners=owners,
             )
+
+    def held(self) -> AbstractContextManager[object]:
+        """Inside, no other thread maps, unmaps or frees pages: they wait."""
+        return self._lock
 
     def total_resident_bytes(self) -> int:
         """Physical bytes the pool holds, by the operating system's count (some milliseconds)."""

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 from torch import Tensor
 
 from tenfold.core.errors import ConfigError
 from tenfold.core.types import KVDtype
-from tenfold.kernels.base import Kernels
+from tenfold.kernels.base import GroupedKernels, Kernels, WideLogits
 from tenfold.models.batch import ForwardBatch, Rank
 from tenfold.models.layers import GatedMlp, Linear
 from tenfold.models.moe import Mixture
+from tenfold.models.moe_grouped import GroupedExperts
 from tenfold.models.packing import Weights
 from tenfold.models.rope import RopeTable
 from tenfold.models.spec import ModelSpec
@@ -150,8 +152,8 @@ class Decoder:
     """A loaded model. ``forward`` may be called by one thread at a time.
 
     ``rank`` says which part of the model this process holds; only a group of one runs so far.
-    ``recordable``: a pass consists of kernel operations alone, whatever the data (a mixture routes
-    tokens by their values), so that it may be written on a ``Tape``.
+    ``recordable``: a pass consists of the same operations whatever the data (a mixture routes
+    tokens by their values, and needs grouped kernels for that), so it may be written on a ``Tape``.
     """
 
     def __init__(
@@ -175,10 +177,13 @@ class Decoder:
                 f"device.kv_dtype to one of {', '.join(kernels.kv_dtypes)}"
             )
         self.kernels = kernels
-        self.recordable = not spec.moe_layers
+        self.recordable = not spec.moe_layers or isinstance(kernels, GroupedKernels)
         (self._embed,) = weights.matrices("embed")
         self._final_norm = weights.vector("final_norm")
-        self._head = Linear(kernels, weights.matrices("embed" if spec.tied else "head"))
+        (head,) = weights.matrices("embed" if spec.tied else "head")
+        self._head: Callable[[Tensor], Tensor] = Linear(kernels, [head])
+        if isinstance(kernels, WideLogits):
+            self._head = partial(kernels.logits, weight=head)
         place = {
             layer: (group, index)
             for group, own in enumerate(self.kv_groups)
@@ -192,7 +197,7 @@ class Decoder:
     def _rope_of(self, group: str) -> RopeTable:
         spec = self.spec
         rope = spec.rope_sliding if group == "sliding" and spec.rope_sliding else spec.rope
-        return RopeTable(rope, spec.head_dim, spec.context)
+        return RopeTable(rope, spec.head_dim, spec.context, self._embed.data.device)
 
     def forward(self, batch: ForwardBatch) -> Tensor:
         """Logits of the wanted rows -> (L, vocabulary), float32; writes keys and values.
@@ -260,8 +265,10 @@ def _mixture(spec: ModelSpec, at: str, weights: Weights, kernels: Kernels) -> Ml
         _gated(spec, f"{at}experts.{expert}.", weights, kernels) for expert in range(moe.experts)
     ]
     router = Linear(kernels, weights.matrices(f"{at}router"))
-    if not moe.shared_ffn:
-        return Mixture(router, experts, moe.top_k, moe.norm_topk)
-    shared = _gated(spec, f"{at}shared.", weights, kernels)
-    shared_gate = Linear(kernels, weights.matrices(f"{at}shared_gate"))
-    return Mixture(router, experts, moe.top_k, moe.norm_topk, shared, shared_gate)
+    shared = _gated(spec, f"{at}shared.", weights, kernels) if moe.shared_ffn else None
+    gate = Linear(kernels, weights.matrices(f"{at}shared_gate")) if moe.shared_ffn else None
+    run = None
+    if isinstance(kernels, GroupedKernels):
+        names = [f"{at}experts.{expert}." for expert in range(moe.experts)]
+        run = GroupedExperts(kernels, kernels, weights, names, spec.activation)
+    return Mixture(router, experts, moe.top_k, moe.norm_topk, shared, gate, run)

@@ -72,6 +72,7 @@ class Encoder:
         self.kv_groups: list[KVGroup] = []
         self._kernels = kernels
         (self._words,) = weights.matrices("embed")
+        self._device = self._words.data.device
         (self._positions,) = weights.matrices("positions")
         (self._types,) = weights.matrices("token_types")
         self._norm = _norm("embed_norm", spec, weights)
@@ -87,8 +88,10 @@ class Encoder:
         if not texts:
             return torch.empty(0, self.spec.hidden)
         lengths = [len(text) for text in texts]
-        ids = torch.tensor([token for text in texts for token in text], dtype=torch.int32)
-        positions = torch.cat([torch.arange(n, dtype=torch.int32) for n in lengths])
+        flat = [token for text in texts for token in text]
+        ids = torch.tensor(flat, dtype=torch.int32, device=self._device)
+        places = [place for n in lengths for place in range(n)]
+        positions = torch.tensor(places, dtype=torch.int32, device=self._device)
         embed = self._kernels.embed
         x = embed(ids, self._words) + embed(torch.zeros_like(ids), self._types)
         x = self._norm(x + embed(positions, self._positions))

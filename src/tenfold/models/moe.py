@@ -21,6 +21,7 @@ class Mixture:
     """Implements ``Mlp``: (T, I) -> (T, I).
 
     ``router`` and ``shared_gate`` are linear layers; ``shared``, where present, sees every token.
+    ``run``, where given, computes what ``_run_experts`` does, all experts together.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class Mixture:
         norm_topk: bool,
         shared: Mlp | None = None,
         shared_gate: Mlp | None = None,
+        run: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         self._router = router
         self._experts = experts
@@ -38,10 +40,11 @@ class Mixture:
         self._norm_topk = norm_topk
         self._shared = shared
         self._shared_gate = shared_gate
+        self._run = run or self._run_experts
 
     def __call__(self, x_TI: Tensor) -> Tensor:
         weights_Tk, experts_Tk = self.route(x_TI)
-        out_TkI = self._run_experts(x_TI, experts_Tk).view(*experts_Tk.shape, -1)
+        out_TkI = self._run(x_TI, experts_Tk).view(*experts_Tk.shape, -1)
         total_TI = out_TkI[:, 0] * weights_Tk[:, :1]
         for slot in range(1, self._top_k):
             total_TI += out_TkI[:, slot] * weights_Tk[:, slot : slot + 1]
@@ -51,7 +54,7 @@ class Mixture:
 
     def route(self, x_TI: Tensor) -> tuple[Tensor, Tensor]:
         """Weights and numbers of each token's experts, heaviest first -> (T, k), (T, k)."""
-        shares_TE = torch.softmax(self._router(x_TI), dim=-1)
+        shares_TE = torch.softmax(self._router(x_TI).float(), dim=-1)
         weights_Tk, experts_Tk = torch.topk(shares_TE, self._top_k, dim=-1)
         if self._norm_topk:
             total_T = weights_Tk[:, 0].clone()

@@ -23,15 +23,19 @@ how many cores, its table grew."""
 class RopeTable:
     """``cos`` and ``sin`` (P, D/2), float32, for every position asked for so far.
 
-    A row never changes once it is there. Not thread-safe: one forward pass at a time.
+    A row never changes once it is there. Made on the CPU, kept on ``device``. Not thread-safe: one
+    forward pass at a time.
     """
 
-    def __init__(self, spec: RopeSpec, head_dim: int, context: int) -> None:
+    def __init__(
+        self, spec: RopeSpec, head_dim: int, context: int, device: torch.device | str = "cpu"
+    ) -> None:
         self._frequencies, self._scale = inverse_frequencies(spec, head_dim)
         self._context = context
         self._block = _BLOCK_ELEMENTS // (head_dim // 2)
-        self.cos = torch.empty(0, head_dim // 2)
-        self.sin = torch.empty(0, head_dim // 2)
+        self._device = device
+        self.cos = torch.empty(0, head_dim // 2, device=device)
+        self.sin = torch.empty(0, head_dim // 2, device=device)
         self.ensure(0)
 
     def ensure(self, position: int) -> None:
@@ -43,8 +47,8 @@ class RopeTable:
         for start in range(len(self.cos), rows, self._block):
             positions = torch.arange(start, start + self._block, dtype=torch.float32)
             angles = positions[:, None] * self._frequencies
-            cos.append(angles.cos() * self._scale)
-            sin.append(angles.sin() * self._scale)
+            cos.append((angles.cos() * self._scale).to(self._device))
+            sin.append((angles.sin() * self._scale).to(self._device))
         self.cos, self.sin = torch.cat(cos), torch.cat(sin)
 
 
