@@ -28,7 +28,8 @@ class Real:
     """A real device with one tiny model; steps take a cost model's time on a virtual clock."""
 
     def __init__(self, path: Path, options: ModelOptions | None = None, **settings: object) -> None:
-        values = {"memory_bytes": 24 << 20, "page_bytes": 16 << 10, "threads": 1, **settings}
+        values = {"memory_bytes": 24 << 20, "page_bytes": 16 << 10, "threads": 1}
+        values |= {"kernels_mode": "exact", **settings}
         self.clock = VirtualClock()
         self.tokens: dict[str, list[int]] = {}
         self.cached: dict[str, int] = {}
@@ -107,6 +108,23 @@ def alone(tiny: Path) -> dict[str, list[int]]:
         real.run()
     real.close()
     return real.tokens
+
+
+def test_fast_tokens_do_not_depend_on_company_either(tiny: Path) -> None:
+    prompts = _prompts()
+    lone = Real(tiny, prefix_cache=False, kernels_mode="fast")
+    for name, prompt in prompts.items():
+        lone.ask(name, prompt)
+        lone.run()
+    lone.close()
+    alone = lone.tokens
+    for settings in ({}, {"max_step_tokens": 7, "threads": 3}, {"policy": "lpm", "max_running": 3}):
+        real = Real(tiny, kernels_mode="fast", **settings)
+        for name, prompt in prompts.items():
+            real.ask(name, prompt)
+        real.run()
+        real.close()
+        assert real.tokens == alone
 
 
 SETTINGS: dict[str, dict[str, object]] = {

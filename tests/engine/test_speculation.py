@@ -266,7 +266,7 @@ def test_preemption_among_guesses_changes_nothing(
     preemptions = accepted = 0
     for slack in (6, 3, 1):
         pages = sum(
-            -(-blocks * group.block_bytes(16, 4) // (16 << 10)) + 1
+            -(-blocks * group.block_bytes(16) // (16 << 10)) + 1
             for group in roomy.instance.batcher.cache.groups
         )
         memory = (roomy.weight_pages + pages + slack) * (16 << 10)

@@ -30,7 +30,7 @@ class DeviceSettings:
     backend: Literal["anon", "memfd", "cuda"] = "anon"
     block_tokens: int = 16
     kv_dtype: KVDtype | Literal["auto"] = "auto"
-    kernels_mode: Literal["exact", "fast"] = "exact"
+    kernels_mode: Literal["exact", "fast"] = "fast"
     native: bool = True
     kernels_arch: str = ""
     policy: str = "fcfs"

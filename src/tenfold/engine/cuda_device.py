@@ -17,7 +17,7 @@ from tenfold.core.clock import Clock
 from tenfold.core.errors import ConfigError
 from tenfold.core.messages import LoadModel
 from tenfold.core.settings import DeviceSettings
-from tenfold.core.types import EngineRequest, ModelFacts
+from tenfold.core.types import EngineRequest, KVDtype, ModelFacts
 from tenfold.engine.batcher import Neighbours
 from tenfold.engine.cuda_runner import CudaRunner, GraphLimits
 from tenfold.engine.device import Device
@@ -42,7 +42,8 @@ class CudaDevice(Device):
     """``settings.name`` is "cuda:N". Raises ConfigError where that device cannot be used.
 
     Weights are dequantised to ``settings.cuda_dtype`` as they are loaded, so no packed image is
-    kept on disk; keys and values have that type too, unless ``kv_dtype`` names another than f32."""
+    kept on disk; keys and values have that type too, unless ``kv_dtype`` names another.
+    ``kernels_mode`` is for CPUs."""
 
     def __init__(self, settings: DeviceSettings) -> None:
         self.device = self._find(settings.name)
@@ -50,9 +51,7 @@ class CudaDevice(Device):
         self.dtype = types[settings.cuda_dtype]
         self.copies = self._copies()
         self.uploads = Uploads(self.copies)
-        # f32 is the default for CPUs: here it means the weights' own type.
-        kv_dtype = settings.cuda_dtype if settings.kv_dtype == "f32" else settings.kv_dtype
-        super().__init__(replace(settings, cache_dir="", backend="cuda", kv_dtype=kv_dtype))
+        super().__init__(replace(settings, cache_dir="", backend="cuda"))
         torch.set_num_threads(self.threads)  # dequantising is the CPU's work, and torch's
 
     def _find(self, name: str) -> torch.device:
@@ -77,6 +76,10 @@ class CudaDevice(Device):
     def _copies(self) -> CopyEngine:
         return CudaCopies(self.device)
 
+    def _kv_dtype(self) -> KVDtype:
+        chosen = self.settings.kv_dtype
+        return self.settings.cuda_dtype if chosen == "auto" else chosen
+
     def _open_kernels(self) -> Kernels:
         try:
             from tenfold.kernels.triton_column import TritonKernels
@@ -85,8 +88,6 @@ class CudaDevice(Device):
                 f"a CUDA device needs Triton, which does not import: {exc}; CUDA builds of torch "
                 "bring it"
             ) from exc
-        if self.settings.kernels_mode != "exact":
-            raise ConfigError("kernels.mode fast is for CPUs; leave it at exact on a CUDA device")
         return TritonKernels(
             self.device,
             self.dtype,
