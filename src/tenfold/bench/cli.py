@@ -280,3 +280,44 @@ def speculation(
     write_json(out / "speculation.json", "speculation", found)
     bars_plot(bars, out / "speculation.png", f"{model}, {threads} threads", "tokens a second")
     typer.echo(f"written: {out / 'speculation.json'}, {out / 'speculation.png'}")
+
+
+def quality(
+    model: Annotated[str, typer.Argument(help="Catalogue name, GGUF file or model folder.")],
+    modes: Annotated[str, typer.Option(help="Kernel modes, with commas.")] = "exact,fast",
+    kv: Annotated[str, typer.Option(help="Types of keys and values.")] = "f32,f16,bf16,int8",
+    requantise: Annotated[
+        str, typer.Option(help="Also with weights rewritten: f32,f16,bf16,q4_0,q4_1,q5_0,q8_0.")
+    ] = "",
+    tokens: Annotated[int, typer.Option(help="Tokens of the text to use; 0 for all.")] = 0,
+    threads: Annotated[int, typer.Option(help="Threads; 0 for every core.")] = 0,
+    out: Out = Path("bench"),
+) -> None:
+    """What modes and types of keys and values cost in perplexity, against float32."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from tenfold.bench.plot import changes_plot
+    from tenfold.bench.quality import COLUMNS, all_met, changes, measure_quality, table_rows
+    from tenfold.bench.report import write_json
+    from tenfold.fleet.assemble import find_source
+
+    lists = [[word for word in text.split(",") if word] for text in (modes, kv, requantise)]
+    found = measure_quality(
+        Path(find_source(model).path),
+        *lists,
+        tokens=tokens,
+        threads=threads,
+        progress=lambda weights: typer.echo(f"measuring {model}, weights {weights}", err=True),
+    )
+    table = Table(title=f"{model}: perplexity against exact mode with f32 keys and values")
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column in COLUMNS[:3] else "right")
+    for row in table_rows(found):
+        table.add_row(*row)
+    Console().print(table)
+    write_json(out / "quality.json", "quality", found)
+    changes_plot(changes(found), found["limit"], out / "quality.png", f"{model}: perplexity")
+    typer.echo(f"written: {out / 'quality.json'}, {out / 'quality.png'}")
+    if not all_met(found):
+        raise typer.Exit(1)

@@ -138,6 +138,29 @@ def gaps_plot(
     _save(figure, pyplot, path)
 
 
+def changes_plot(
+    changes: dict[str, tuple[float, float]], limit: float, path: Path, title: str
+) -> None:
+    """One row a name: its change and two standard errors either way, in percent; the limits."""
+    pyplot = _pyplot()
+    figure, axes = pyplot.subplots(figsize=(8, 1.2 + 0.3 * len(changes)), layout="constrained")
+    rows, values = range(len(changes)), list(changes.values())
+    axes.errorbar(
+        [100 * change for change, _ in values],
+        rows,
+        xerr=[200 * error for _, error in values],
+        fmt="o",
+        markersize=4,
+        capsize=2,
+    )
+    for side in (-limit, limit):
+        axes.axvline(100 * side, color="black", linewidth=1, linestyle="--")
+    axes.axvline(0, color="black", linewidth=0.5)
+    axes.set(yticks=rows, yticklabels=list(changes), xlabel="percent, ± 2 errors", title=title)
+    axes.invert_yaxis()
+    _save(figure, pyplot, path)
+
+
 def _save(figure: Any, pyplot: Any, path: Path) -> None:
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
