@@ -110,5 +110,5 @@ def test_the_command(tmp_path: Path) -> None:
     written = json.loads((out / "quality.json").read_text())
     assert written["weights"][AS_IT_IS]["runs"][0]["met"] and written["limit"] == 0.005
     assert (out / "quality.png").stat().st_size > 1000
-    with pytest.raises(ConfigError, match="could not be measured.*careless"):
+    with pytest.raises(ConfigError, match=r"could not be measured.*careless"):
         measure_quality(model, ["careless"], ["f32"], [])

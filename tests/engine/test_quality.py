@@ -62,10 +62,12 @@ def by_hand(oracle: Oracle) -> dict[str, list[Tensor]]:
     prefill = [(oracle.logits(ids)[:-1], ids[1:]) for ids in windows]
     rows = [TOKENS[start : start + 21] for start in (0, 50, 100)]
     stack = torch.stack([oracle.logits(ids)[9:20] for ids in rows], 1).flatten(0, 1)
+    following = torch.tensor([token for _, ids in prefill for token in ids])
+    stepwise = torch.tensor([ids[at + 1] for at in range(9, 20) for ids in rows])
     return {
-        "prefill": [torch.cat([one for one, _ in prefill]), torch.tensor(sum((b for _, b in prefill), []))],
-        "decode": [stack, torch.tensor([ids[at + 1] for at in range(9, 20) for ids in rows])],
-    }  # fmt: skip
+        "prefill": [torch.cat([logits for logits, _ in prefill]), following],
+        "decode": [stack, stepwise],
+    }
 
 
 def test_the_measure_is_what_torch_says_of_an_oracle_s_logits(pair: list[Path]) -> None:
@@ -80,9 +82,8 @@ def test_the_measure_is_what_torch_says_of_an_oracle_s_logits(pair: list[Path]) 
         assert torch.allclose(torch.from_numpy(compared.nll_N), wanted[1], atol=2e-4)
         assert compared.base_best_N.tolist() == a.argmax(-1).tolist()
         assert compared.best_N.tolist() == b.argmax(-1).tolist()
-        divergence = F.kl_div(
-            b.double().log_softmax(-1), a.double().log_softmax(-1), reduction="none", log_target=True
-        ).sum(-1)  # fmt: skip
+        logs = [x.double().log_softmax(-1) for x in (b, a)]
+        divergence = F.kl_div(*logs, reduction="none", log_target=True).sum(-1)
         assert torch.allclose(torch.from_numpy(compared.divergence_N), divergence, atol=2e-4)
         summary = compared.summary()
         assert summary.tokens == len(targets)
