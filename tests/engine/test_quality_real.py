@@ -1,7 +1,6 @@
 """Every precision of weights and every type of keys and values, on real models and a real text.
 
-Slow: each case feeds some 700 tokens to two models. A mode or type that this build refuses is
-skipped.
+Slow: each case feeds some 700 tokens to two models.
 """
 
 from __future__ import annotations
@@ -15,11 +14,9 @@ import pytest
 
 from tenfold.bench.requantise import requantise
 from tenfold.client.llm import LLM
-from tenfold.core.errors import ConfigError
-from tenfold.core.types import SamplingParams
-from tenfold.engine.forced import ForcedModel, Mode
+from tenfold.core.types import KVDtype, SamplingParams
+from tenfold.engine.forced import ForcedModel
 from tenfold.engine.quality import (
-    KV_TYPES,
     MODES,
     Plan,
     compare,
@@ -27,6 +24,8 @@ from tenfold.engine.quality import (
     run_json,
     split_lead,
 )
+from tenfold.kernels.kv_rows import KV_DTYPES
+from tenfold.kernels.table import Mode
 from tenfold.text.tokenizer import load_tokenizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -46,12 +45,8 @@ class Measured:
         self.tokens = tokens[:TOKENS]
         self.base = ForcedModel(path)
 
-    def run(self, path: Path, mode: Mode = "exact", kv: str = "f32") -> dict[str, object]:
-        try:
-            model = ForcedModel(path, mode=mode, kv=kv)
-        except ConfigError as error:
-            pytest.skip(error.message)
-        with model:
+    def run(self, path: Path, mode: Mode = "exact", kv: KVDtype = "f32") -> dict[str, object]:
+        with ForcedModel(path, mode=mode, kv=kv) as model:
             return run_json(compare(self.base, model, self.tokens, self.lead, PLAN))
 
 
@@ -81,9 +76,11 @@ def measured(request: pytest.FixtureRequest, files: Callable[[str], Path]) -> It
         yield found
 
 
-@pytest.mark.parametrize("kv", KV_TYPES)
+@pytest.mark.parametrize("kv", KV_DTYPES)
 @pytest.mark.parametrize("mode", MODES)
-def test_perplexity_stays_within_half_a_percent(measured: Measured, mode: Mode, kv: str) -> None:
+def test_perplexity_stays_within_half_a_percent(
+    measured: Measured, mode: Mode, kv: KVDtype
+) -> None:
     """Of exact mode, the types alone: what the weights are makes no difference to them there."""
     if mode == "exact" and measured.path.stem not in ("q4_1", "gemma3"):
         pytest.skip("exact mode is measured on two files")
@@ -113,15 +110,11 @@ def test_one_damaged_matrix_of_thirty_layers_is_found(
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("kv", KV_TYPES)
-def test_smollm2_knows_a_capital_in_every_mode(smollm2_path: Path, mode: Mode, kv: str) -> None:
-    options = {} if kv == "f32" else {"kv_dtype": kv}
+@pytest.mark.parametrize("kv", KV_DTYPES)
+def test_smollm2_knows_a_capital_in_every_mode(smollm2_path: Path, mode: Mode, kv: KVDtype) -> None:
     sampling = SamplingParams(max_tokens=48, temperature=0.0)
-    try:
-        model = LLM(f"m={smollm2_path}", memory_bytes=1 << 30, kernels_mode=mode, **options)
-    except (ConfigError, TypeError) as error:
-        pytest.skip(str(error))
-    with model as llm:
+    source = f"m={smollm2_path}"
+    with LLM(source, memory_bytes=1 << 30, kernels_mode=mode, kv_dtype=kv) as llm:
         (answer,) = llm.chat(
             [{"role": "user", "content": "What is the capital of France?"}], sampling
         )

@@ -282,6 +282,7 @@ def speculation(
     typer.echo(f"written: {out / 'speculation.json'}, {out / 'speculation.png'}")
 
 
+@app.command()
 def quality(
     model: Annotated[str, typer.Argument(help="Catalogue name, GGUF file or model folder.")],
     modes: Annotated[str, typer.Option(help="Kernel modes, with commas.")] = "exact,fast",

@@ -7,9 +7,9 @@ as in ``models.batch``. Knows nothing of texts, nor of what the logits are for.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,15 +19,15 @@ from tenfold.core.clock import SystemClock
 from tenfold.core.errors import ConfigError
 from tenfold.core.messages import LoadModel
 from tenfold.core.settings import DeviceSettings
+from tenfold.core.types import KVDtype
 from tenfold.engine.device import Device
 from tenfold.engine.engine import Engine
 from tenfold.engine.instance import GenerateInstance
 from tenfold.engine.runner import TorchRunner
+from tenfold.kernels.table import Mode
 from tenfold.kvcache.hashing import block_hashes
 from tenfold.kvcache.sequence import SequenceKV
 from tenfold.models.batch import ForwardBatch
-
-Mode = Literal["exact", "fast"]
 
 
 @dataclass(slots=True, frozen=True)
@@ -57,11 +57,11 @@ class ForcedModel:
         path: Path,
         *,
         mode: Mode = "exact",
-        kv: str = "f32",
+        kv: KVDtype = "f32",
         threads: int = 0,
         memory_bytes: int = 0,
     ) -> None:
-        settings = _settings(
+        settings = DeviceSettings(
             kernels_mode=mode,
             kv_dtype=kv,
             threads=threads,
@@ -150,15 +150,6 @@ class ForcedModel:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-def _settings(*, kv_dtype: str, **others: Any) -> DeviceSettings:
-    """Raises ConfigError where this build has no types of keys and values to choose from."""
-    if "kv_dtype" in {field.name for field in fields(DeviceSettings)}:
-        others["kv_dtype"] = kv_dtype
-    elif kv_dtype != "f32":
-        raise ConfigError(f"keys and values as {kv_dtype}: this build keeps them as f32 only")
-    return DeviceSettings(**others)
 
 
 def _int32(values: Any) -> Tensor:

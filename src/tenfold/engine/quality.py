@@ -29,15 +29,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tenfold.core.errors import ConfigError, TenfoldError
-from tenfold.engine.forced import Feed, ForcedModel, Mode
+from tenfold.core.types import KVDtype
+from tenfold.engine.forced import Feed, ForcedModel
+from tenfold.kernels.kv_rows import KV_DTYPES
+from tenfold.kernels.table import Mode
 from tenfold.text.tokenizer import Tokenizer, load_tokenizer
 
 LIMIT = 0.005
 """How far a candidate's perplexity may be from its base's, as a share of it."""
 
 MODES: tuple[Mode, ...] = ("exact", "fast")
-KV_TYPES = ("f32", "f16", "bf16", "int8")
-
 Part = Literal["prefill", "decode"]
 PARTS: tuple[Part, ...] = ("prefill", "decode")
 
@@ -226,7 +227,7 @@ def run_json(parts: dict[Part, Compared]) -> dict[str, Any]:
 def measure(
     path: Path,
     modes: Sequence[Mode],
-    kv_types: Sequence[str],
+    kv_types: Sequence[KVDtype],
     *,
     text: str,
     base_path: Path | None = None,
@@ -270,7 +271,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("python -m tenfold.engine.quality", description=__doc__)
     parser.add_argument("model", type=Path, help="a GGUF file or a Hugging Face folder")
     parser.add_argument("--mode", choices=MODES, action="append", help="again for several")
-    parser.add_argument("--kv", choices=KV_TYPES, action="append", help="again for several")
+    parser.add_argument("--kv", choices=KV_DTYPES, action="append", help="again for several")
     parser.add_argument("--base", type=Path, help="another file to compare with")
     parser.add_argument("--text", type=Path, help="another text than the package's own")
     parser.add_argument("--tokens", type=int, default=0, help="only so many of the text; 0: all")
