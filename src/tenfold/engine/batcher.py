@@ -31,6 +31,10 @@ Age = tuple[int, int]
 """A request's place among all of its device: priority, then arrival. The smallest never gives way,
 so whatever the models do to each other for pages, one of their sequences always advances."""
 
+UNWATCHED = 4.0
+"""A step may take so many times the inter-token target where nobody on the device decodes: no one
+waits for a next token, and longer chunks of prompts are computed faster."""
+
 MOST_REFUSALS = 8
 """Prompts found too large for what is free, after which a step looks at no more of the queue."""
 
@@ -189,7 +193,7 @@ class Batcher:
             return StepPlan(slices, shape)
         seconds = chunk_seconds(
             self.steps.predict(shape) if slices else 0.0,
-            target=self._target(peers),
+            target=self._target(peers) * (UNWATCHED if peers == 1 and not slices else 1.0),
             share=self.settings.prefill_share,
         )
         room = self.settings.max_step_tokens - shape.decode_rows - shape.draft_tokens
