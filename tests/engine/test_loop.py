@@ -57,6 +57,23 @@ def test_a_long_prompt_is_chunked_while_others_decode() -> None:
     assert sum(c for _, c in covered) == 400
 
 
+def test_a_prompt_alone_takes_longer_steps() -> None:
+    """10 ms and a millisecond a token: a target of 0.1 s holds 89 tokens, four times that 389."""
+    sim = Sim(itl_target=0.1)
+    sim.add("m", blocks=400)
+    sim.ask("long", list(range(600)), output=3)
+    sim.run()
+    counts = [count for plan in sim.recorders["m"].plans for _, _, count in plan]
+    assert 300 < counts[0] < 400 and sum(counts[:2]) == 600
+    both = Sim(itl_target=0.1)
+    for name in ("m", "n"):
+        both.add(name, blocks=400)
+        both.ask(name, list(range(600)), output=3, model=name)
+    both.run()
+    counts = [count for plan in both.recorders["m"].plans for _, _, count in plan]
+    assert counts[0] < 50  # another model's sequences may be decoding: its half of the target
+
+
 def test_prefill_keeps_its_share_when_decoding_alone_misses_the_target() -> None:
     sim = Sim(itl_target=0.001)
     sim.add(blocks=200)

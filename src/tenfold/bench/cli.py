@@ -295,6 +295,7 @@ def quality(
     out: Out = Path("bench"),
 ) -> None:
     """What modes and types of keys and values cost in perplexity, against float32."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
@@ -311,7 +312,8 @@ def quality(
         threads=threads,
         progress=lambda weights: typer.echo(f"measuring {model}, weights {weights}", err=True),
     )
-    table = Table(title=f"{model}: perplexity against exact mode with f32 keys and values")
+    title = f"{model}: perplexity against exact mode, KV f32"
+    table = Table(title=title, box=box.SIMPLE, padding=0, pad_edge=False)
     for column in COLUMNS:
         table.add_column(column, justify="left" if column in COLUMNS[:3] else "right")
     for row in table_rows(found):

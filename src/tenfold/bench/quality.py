@@ -76,10 +76,10 @@ def table_rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
             rows.append(
                 (
                     *name,
-                    f"{whole['perplexity']:.3f}",
+                    f"{whole['perplexity']:.2f}",
                     *(_change(run["parts"][part]) for part in ("all", "prefill", "decode")),
-                    f"{whole['divergence']:.6f}",
-                    f"{whole['agreement']:.2%}",
+                    f"{whole['divergence']:.0e}",
+                    f"{whole['agreement']:.1%}",
                     "met" if run["met"] else "missed",
                 )
             )
@@ -87,13 +87,12 @@ def table_rows(found: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 COLUMNS = (
-    "weights", "mode", "KV", "perplexity", "change", "prefill", "decode",
-    "divergence", "agreement", "limit",
+    "weights", "mode", "KV", "ppl", "change", "prefill", "decode", "KL", "agree", "limit",
 )  # fmt: skip
 
 
 def _change(summary: dict[str, Any]) -> str:
-    return f"{summary['ratio'] - 1.0:+.3%} ± {summary['error']:.3%}"
+    return f"{summary['ratio'] - 1.0:+.2%}±{summary['error']:.2%}"
 
 
 def changes(found: dict[str, Any]) -> dict[str, tuple[float, float]]:
