@@ -15,6 +15,7 @@ import shutil
 import sys
 import tempfile
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Protocol
@@ -59,6 +60,7 @@ class LocalWorker:
         self._watching: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_event: OnEvent = _nobody
+        self._unsent: deque[list[bytes]] = deque()
         self._socket: Any = None
         self._context: Any = None
         self._folder = ""
@@ -112,6 +114,8 @@ class LocalWorker:
 
         while not self._closed and self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
             self._on_event(wire.decode(self._socket.recv_multipart(zmq.NOBLOCK)))
+        if not self._closed:
+            self._flush()
 
     @property
     def _closed(self) -> bool:
@@ -130,9 +134,22 @@ class LocalWorker:
         from tenfold.core import wire
 
         if not self._closed:
-            self._socket.send_multipart(wire.encode(command))  # its queue has no limit: never waits
+            self._unsent.append(wire.encode(command))
+            self._flush()
             assert self._loop is not None
             self._loop.call_soon(self._receive)
+
+    def _flush(self) -> None:
+        """Hand over what waits. Without a worker at the other end (not yet, or no more) ZeroMQ
+        takes nothing, and must not be waited for; a worker's first event brings the next try."""
+        import zmq
+
+        while self._unsent:
+            try:
+                self._socket.send_multipart(self._unsent[0], zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self._unsent.popleft()
 
     async def stop(self) -> None:
         self._stopping = True
