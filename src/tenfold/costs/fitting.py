@@ -42,13 +42,13 @@ class RecursiveFit:
         if not any(row):
             return
         # By the larger of both, so that neither a stall nor a step cut short has much to say.
-        size = max(measured, _dot(row, self._free))
+        size = max(measured, dot(row, self._free))
         x = [value / size for value in row]
-        residual = measured / size - _dot(x, self._free)
+        residual = measured / size - dot(x, self._free)
         scale = self.variance**0.5
         weight = min(1.0, self._clip * scale / max(abs(residual), 1e-12))
-        aged = [_dot(line, x) for line in self._information]
-        forget = self._forget * weight / _dot(x, aged)
+        aged = [dot(line, x) for line in self._information]
+        forget = self._forget * weight / dot(x, aged)
         # Both triangles get the very same sums, so the matrix stays symmetric to the last bit.
         for i, line in enumerate(self._information):
             for j in range(len(line)):
@@ -67,11 +67,11 @@ class RecursiveFit:
             return list(self._found)
         # Coordinate descent from the last answer, which is seldom far from this one.
         rows, found = self._information, self._found
-        target = [_dot(row, self._free) for row in rows]
+        target = [dot(row, self._free) for row in rows]
         for _ in range(200):
             moved = 0.0
             for i, row in enumerate(rows):
-                value = max(0.0, found[i] + (target[i] - _dot(row, found)) / row[i])
+                value = max(0.0, found[i] + (target[i] - dot(row, found)) / row[i])
                 moved = max(moved, abs(value - found[i]) - 1e-4 * abs(found[i]))
                 found[i] = value
             if moved <= 1e-9:
@@ -79,7 +79,8 @@ class RecursiveFit:
         return list(found)
 
 
-def _dot(a: Sequence[float], b: Sequence[float]) -> float:
+def dot(a: Sequence[float], b: Sequence[float]) -> float:
+    """The sum of products, in order; what the longer one has beyond the shorter does not count."""
     return float(sum(map(mul, a, b)))
 
 
@@ -91,10 +92,10 @@ def _solve(matrix: list[Row], right: Row) -> Row:
     for i in range(size):
         line: Row = []
         for j in range(i):
-            line.append((matrix[i][j] - _dot(line, lower[j])) / lower[j][j])
+            line.append((matrix[i][j] - dot(line, lower[j])) / lower[j][j])
         y.append(0.0)
-        line.append(sqrt(max(matrix[i][i] - _dot(line, line), 1e-300)))
-        y[i] = (right[i] - _dot(line[:i], y)) / line[i]
+        line.append(sqrt(max(matrix[i][i] - dot(line, line), 1e-300)))
+        y[i] = (right[i] - dot(line[:i], y)) / line[i]
         lower.append(line)
     for i in reversed(range(size)):
         y[i] /= lower[i][i]

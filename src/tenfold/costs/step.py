@@ -12,12 +12,11 @@ Does not know which model or device it describes; whoever has facts about them m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from math import inf, sqrt
 from operator import mul
 
-from tenfold.costs.fitting import RecursiveFit
+from tenfold.costs.fitting import RecursiveFit, dot
 
 BATCH = 8
 """Steps without prefill that are learnt from together."""
@@ -110,7 +109,7 @@ class StepModel:
 
     def predict(self, shape: StepShape) -> float:
         """Seconds that a step of this shape takes."""
-        return _dot(self._terms, _features(shape))
+        return dot(self._terms, _features(shape))
 
     def observe(self, shape: StepShape, seconds: float) -> None:
         """Learn from a step. Empty steps and times that are not positive and finite are ignored.
@@ -169,7 +168,3 @@ def _features(shape: StepShape) -> tuple[float, ...]:
         shape.prefill_context,
         shape.draft_tokens,
     )
-
-
-def _dot(a: Sequence[float], b: Sequence[float]) -> float:
-    return float(sum(map(mul, a, b)))

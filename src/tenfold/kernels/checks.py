@@ -151,6 +151,16 @@ def store(k_TKD: Tensor, v_TKD: Tensor, cache: Tensor, layer: int) -> None:
     cache_shape(cache, layer, shape[1], shape[2])
 
 
+def attention_options(heads: int, kv_heads: int, window: int | None, softcap: float | None) -> None:
+    """Heads must divide among key/value heads; a window or softcap must be positive."""
+    if heads % kv_heads:
+        raise ShapeError(f"{heads} query heads do not divide among {kv_heads} key/value heads")
+    if window is not None and window < 1:
+        raise ShapeError(f"window must be at least 1, not {window}")
+    if softcap is not None and not softcap > 0:
+        raise ShapeError(f"softcap must be above 0, not {softcap}")
+
+
 def attention(
     q_THD: Tensor,
     cache: Tensor,
@@ -164,12 +174,7 @@ def attention(
     tokens, heads, dim = q_THD.shape
     kv_heads = cache.shape[3] if cache.dim() == 6 else 0
     cache_shape(cache, layer, kv_heads, dim)
-    if heads % kv_heads:
-        raise ShapeError(f"{heads} query heads do not divide among {kv_heads} key/value heads")
-    if window is not None and window < 1:
-        raise ShapeError(f"window must be at least 1, not {window}")
-    if softcap is not None and not softcap > 0:
-        raise ShapeError(f"softcap must be above 0, not {softcap}")
+    attention_options(heads, kv_heads, window, softcap)
     if sinks_H is not None:
         vector("sinks", sinks_H, heads)
     if lse_TH is not None:

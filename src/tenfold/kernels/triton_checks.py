@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tenfold.kernels.base import PackedWeight, WeightKind
-from tenfold.kernels.checks import ShapeError
+from tenfold.kernels.checks import ShapeError, attention_options
 from tenfold.kernels.checks import gated as gated
 from tenfold.kernels.checks import weight_matches as weight_matches
 from tenfold.kernels.quant import raw_bytes
@@ -100,12 +100,7 @@ def attention(
     heads = q_THD.shape[1]
     kv_heads = cache.shape[3] if cache.dim() == 6 else 0
     cache_shape(cache, layer, kv_heads, q_THD.shape[2])
-    if heads % kv_heads:
-        raise ShapeError(f"{heads} query heads do not divide among {kv_heads} key/value heads")
-    if window is not None and window < 1:
-        raise ShapeError(f"window must be at least 1, not {window}")
-    if softcap is not None and not softcap > 0:
-        raise ShapeError(f"softcap must be above 0, not {softcap}")
+    attention_options(heads, kv_heads, window, softcap)
     if sinks_H is not None and (sinks_H.shape != (heads,) or not sinks_H.is_contiguous()):
         raise ShapeError(f"sinks have shape {tuple(sinks_H.shape)}, need ({heads},)")
     if lse_TH is not None:
