@@ -20,24 +20,27 @@ struct Ints {
   using F = Simd::F;
   using I = Simd::I;
   static constexpr int lanes = 8;
-  static constexpr int tile_rows = Simd::tile_rows;
+  static constexpr int tile_rows = Simd::tile_rows, vectors = 1;
 
   static TF_INLINE I zero() { return {u4{}, u4{}}; }
   static TF_INLINE I load(const void* p) { return Simd::load_codes(p); }
-  static TF_INLINE I spread(const int32_t* p) {
-    const uint32_t x = static_cast<uint32_t>(*p);
-    return {u4{x, x, x, x}, u4{x, x, x, x}};
+  static TF_INLINE I pair_dot(I sum, I w, const int32_t* x) {
+    const u4 pair = spread(*x);
+    return {sum.lo + pair_sums(w.lo, pair), sum.hi + pair_sums(w.hi, pair)};
   }
-  static TF_INLINE I dot(I sum, I w, I x) {
-    return {sum.lo + pair_sums(w.lo, x.lo), sum.hi + pair_sums(w.hi, x.hi)};
+  static TF_INLINE I quad_dot(I sum, I w, const int32_t* x) {  // w without signs
+    const u4 quad = spread(*x);
+    return {sum.lo + quad_sums(w.lo, quad), sum.hi + quad_sums(w.hi, quad)};
   }
+  static TF_INLINE I settle(I sum) { return sum; }
+  static TF_INLINE I add(I a, const int32_t* b) { return {a.lo + spread(*b), a.hi + spread(*b)}; }
   static TF_INLINE F to_float(I v) {
     return {__builtin_convertvector((i4)v.lo, f4), __builtin_convertvector((i4)v.hi, f4)};
   }
 
   template <int J>
   static TF_INLINE I nibbles(I word) {
-    return map(word, [](u4 v) { return (u4)(((h8)v >> (4 * J)) & 15); });
+    return map(word, [](u4 v) { return (v >> (4 * J)) & 0x0f0f0f0f; });
   }
   template <int J>
   static TF_INLINE I bytes(I word) {
@@ -58,36 +61,50 @@ struct Ints {
 #endif
   }
 
-  template <int Apart>
-  static TF_INLINE int32_t quantise(const float* x, int32_t* pairs, float* scale) {
-    int32_t top = 0, sum = 0;
+  static TF_INLINE int32_t largest(const float* x) {  // the bits of the largest size of 32
+    int32_t top = 0;
     for (int k = 0; k < kBlock; ++k) {
       int32_t bits;
       std::memcpy(&bits, x + k, 4);
       bits &= 0x7fffffff;
       top = bits > top ? bits : top;
     }
-    const Grid grid = grid_of(top);
-    *scale = grid.step;
-    if (grid.step != grid.step) {
-      std::memset(pairs, 0, kPairs * 4);
-      return 0;
-    }
+    return top;
+  }
+
+  static TF_INLINE void quantise_pairs(const float* x, float inverse, int32_t* pairs) {
     uint16_t q[kBlock];
-    for (int k = 0; k < kBlock; ++k) {
-      const float steps = x[k] * grid.inverse;
-      const int value = static_cast<int>(std::nearbyint(steps < 32767.0f ? steps : 32767.0f));
-      sum += value;
-      q[k] = static_cast<uint16_t>(value);
-    }
+    for (int k = 0; k < kBlock; ++k) q[k] = static_cast<uint16_t>(steps(x[k] * inverse, 32767.0f));
     for (int j = 0; j < kPairs; ++j) {
-      const int k = j / Apart * 2 * Apart + j % Apart;
-      pairs[j] = static_cast<int32_t>(q[k] | static_cast<uint32_t>(q[k + Apart]) << 16);
+      const int k = j / 2 * 4 + j % 2;
+      pairs[j] = static_cast<int32_t>(q[k] | static_cast<uint32_t>(q[k + 2]) << 16);
     }
-    return sum;
+  }
+
+  static TF_INLINE ByteSums quantise_quads(const float* x, float inverse, int32_t* high, int32_t* low) {
+    ByteSums sums{0, 0};
+    int8_t highs[kBlock], lows[kBlock];
+    for (int k = 0; k < kBlock; ++k) {
+      const int q = steps(x[k] * inverse, kMost), h = (q + 128) >> 8, l = q - h * 256;
+      const int at = k / 8 * 8 + k % 2 * 4 + k % 8 / 2;
+      highs[at] = static_cast<int8_t>(h);
+      lows[at] = static_cast<int8_t>(l);
+      sums.high += h;
+      sums.low += l;
+    }
+    std::memcpy(high, highs, kBlock);
+    std::memcpy(low, lows, kBlock);
+    return sums;
   }
 
  private:
+  static TF_INLINE u4 spread(int32_t value) {
+    const uint32_t x = static_cast<uint32_t>(value);
+    return u4{x, x, x, x};
+  }
+  static TF_INLINE int steps(float x, float most) {  // 0 for NaN
+    return x == x ? static_cast<int>(std::nearbyint(x < -32768.0f ? -32768.0f : x < most ? x : most)) : 0;
+  }
   template <class Fn>
   static TF_INLINE I map(I v, Fn fn) {
     return {fn(v.lo), fn(v.hi)};
@@ -99,6 +116,10 @@ struct Ints {
     const i4 low = ((i4)(w << 16) >> 16) * ((i4)(x << 16) >> 16), high = ((i4)w >> 16) * ((i4)x >> 16);
     return (u4)(low + high);
 #endif
+  }
+  static TF_INLINE u4 quad_sums(u4 w, u4 x) {
+    const u4 even = (u4)((s8)((h8)x << 8) >> 8), odd = (u4)((s8)x >> 8);
+    return pair_sums(w & 0x00ff00ff, even) + pair_sums((w >> 8) & 0x00ff00ff, odd);
   }
   // a b is exact in double; its sum with c is rounded to odd there, so that rounding once more, to
   // float, gives what one rounding would have (Boldo and Melquiond, "Emulation of a FMA and

@@ -151,11 +151,11 @@ const float* Runtime::interleave(const Matrix& w, const float* x, int64_t rows, 
 
 // The rows' tiles as the integer products read them.
 const int32_t* Runtime::quantise(const Matrix& w, const float* x, int64_t rows, int64_t x_row) {
-  auto* all = reinterpret_cast<int32_t*>(tiles_.floats(int_tile_words(rows, w.cols)));
+  auto* all = reinterpret_cast<int32_t*>(tiles_.floats(int_tile_words(w.kind, rows, w.cols)));
   const int64_t tiles = ceil_div(rows, arch_->int_tile_rows);
   const auto tile = [&](int, int64_t t) {
     const TileRange range = tile_of(rows, arch_->int_tile_rows, t);
-    int32_t* to = all + int_tile_words(range.begin, w.cols);
+    int32_t* to = all + int_tile_words(w.kind, range.begin, w.cols);
     for (int r = 0; r < range.rows; ++r) {
       arch_->quantise(w.kind, x + (range.begin + r) * x_row, w.cols, range.rows, r, to);
     }

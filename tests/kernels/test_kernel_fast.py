@@ -16,7 +16,7 @@ from tenfold.kernels import exact
 from tenfold.kernels.base import Kernels, WeightKind
 from tenfold.kernels.checks import ShapeError
 from tenfold.kernels.quant import block_of, dequantise
-from tenfold.kernels.torch_fast import TorchFastKernels, quantise
+from tenfold.kernels.torch_fast import FOUR_BIT, TorchFastKernels, quantise, quantise_bytes
 
 NATIVE = ("avx512", "avx2", "portable")
 
@@ -83,10 +83,16 @@ def test_close_to_exact_products(column: str, kind: WeightKind) -> None:
     got = kernels.linear(x, packed(kernels, kind, rows, cols, raw))
     w = dequantise(kind, rows, cols, raw).double()
     want = x.double() @ w.T
-    # Half a step a column, a step at most 2^-14 of the block's largest value, then float32 sums
-    # of what the codes and the minima give apart.
-    largest = x.double().abs().unflatten(1, (-1, 32)).amax(-1).repeat_interleave(32, 1)
-    rounding = largest @ w.abs().T * 2.0**-15
+    # Half a step a column, a step at most 2^-14 of the block's largest value (of bytes 1/127, unless
+    # the block is fine), then float32 sums of what the codes and the minima give apart.
+    largest_TB = x.double().abs().unflatten(1, (-1, 32)).amax(-1)
+    half_TB = torch.full_like(largest_TB, 2.0**-15)
+    if kind in FOUR_BIT:
+        fine = quantise_bytes(x).fine_TB
+        assert 0 < fine.sum() < fine.numel()
+        half_TB[~fine] = 0.503 / 127  # a value is rounded twice, to 1/256 of a step first
+    largest = largest_TB.repeat_interleave(32, 1)
+    rounding = (largest_TB * half_TB).repeat_interleave(32, 1) @ w.abs().T
     floats = largest @ (w.abs() + w.abs().amax()).T * 32 * 2.0**-24
     assert ((got - want).abs() <= rounding + floats).all()
     assert (got - want).abs().max() > 0
@@ -206,6 +212,31 @@ def test_steps() -> None:
     steps = quantise(x)
     assert steps.step_TB.tolist() == [[2.0**-14, 2.0**-15, 2.0**-101]]
     assert steps.values_TI[0, [0, 1, 2, 32, 33, 64]].tolist() == [16384, -8192, 0, 32735, 2, 0]
+
+
+def test_bytes() -> None:
+    x = torch.zeros(1, 128)
+    x[0, :3] = torch.tensor([1.27, -0.635, 0.0149])
+    x[0, 32:34] = torch.tensor([127.0, -126.4])
+    x[0, 64] = 40.0
+    steps = quantise_bytes(x)
+    assert steps.fine_TB.tolist() == [[False, True, False, False]]  # 127 > 1.5 * (1.27 + 127 + 40) / 4
+    assert torch.allclose(steps.step_TB, torch.tensor([[0.01, 1.0, 40 / 127, 2.0**-87 / 127]]))
+    assert steps.high_TI[0, [0, 1, 2, 32, 33, 64, 96]].tolist() == [127, -63, 1, 127, -126, 127, 0]
+    # -0.635 lies between two steps: exactly half of 1.27, and floor((-16256 + 128) / 256) = -63
+    assert steps.low_TI[0, [0, 1, 2, 32, 33, 64, 96]].tolist() == [0, 0, 0, 0, -102, 0, 0]
+
+
+def test_blocks_that_stand_out_lose_little() -> None:
+    """The definition's reason to be: an outlier's block is as good as in 16 bits."""
+    x = torch.randn(8, 512, generator=torch.Generator().manual_seed(5))
+    x[:, 40] = 60.0
+    steps = quantise_bytes(x)
+    back = (steps.high_TI + steps.low_TI / 256.0).unflatten(1, (-1, 32)) * steps.step_TB[..., None]
+    error = (back - x.unflatten(1, (-1, 32))).abs().amax(-1)
+    assert steps.fine_TB[:, 1].all() and not steps.fine_TB[:, 2:].any()
+    assert (error[:, 1] <= 60.0 * 2.0**-15).all()
+    assert (error <= x.abs().unflatten(1, (-1, 32)).amax(-1) * (0.503 / 127)).all()
 
 
 @given(st.data())
