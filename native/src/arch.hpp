@@ -64,7 +64,7 @@ struct Arch {
   void (*linear)(const Matrix& w, const float* a, int64_t n, int64_t panel0, int64_t panel1, float* y,
                  int64_t y_row, float* scratch);
 
-  // The same with int16 activations, for quantised kinds: x holds the rows' tiles (grid.hpp) of at most
+  // The same with activations as integers, for quantised kinds: x holds the rows' tiles (grid.hpp) of at most
   // int_tile_rows rows, which `quantise` writes row by row.
   int int_tile_rows;
   void (*quantise)(Kind kind, const float* from, int64_t cols, int rows, int row, int32_t* tile);

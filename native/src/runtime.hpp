@@ -69,7 +69,7 @@ using Tape = std::vector<std::function<void()>>;
 
 class Runtime {
  public:
-  // ints: products of quantised weights take activations as int16 ("fast" mode).
+  // ints: products of quantised weights take activations as integers ("fast" mode).
   Runtime(int threads, const char* arch, bool ints = false);
   ~Runtime();
 

@@ -7,7 +7,7 @@ Every row of the table obeys one rule in either mode: the result for one token d
 which other tokens share the call, nor on the number of threads. That is what makes greedy output
 identical whatever the batch, chunking, prefix hits or preemption. In ``exact`` mode the result is
 also the reference's, up to float32 rounding; ``fast`` mode rounds the activations of quantised
-products to int16 (torch_fast.py) and is close to the reference instead.
+products to integers (torch_fast.py) and is close to the reference instead.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class NativeKernels:
 
     ``extension`` is the module ``tenfold._native``; ``arch`` forces a row by name ("avx512",
     "avx2", "portable") instead of the best one for this machine. ``mode`` "fast" multiplies
-    quantised weights by int16 activations (torch_fast.py says how); the packed weights are the
+    quantised weights by integer activations (torch_fast.py says how); the packed weights are the
     same. Calls from several threads take turns.
     """
 

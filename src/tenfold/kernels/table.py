@@ -42,7 +42,7 @@ def build_kernels(
     ``native``: True insists on the compiled extension, False on torch, None takes native where it
     imports. ``threads`` 0 takes every core that this process may use; the torch column keeps
     torch's own setting, which belongs to the process. ``mode`` "fast" rounds the activations of
-    quantised products to int16 (torch_fast.py); without the extension it is slower than exact.
+    quantised products to integers (torch_fast.py); without the extension it is slower than exact.
     ``arch`` forces a row of the native kernels by name, empty for the best one of this machine.
     """
     if mode not in ("exact", "fast"):
