@@ -19,7 +19,8 @@ from operator import mul
 from tenfold.costs.fitting import RecursiveFit, dot
 
 BATCH = 8
-"""Steps without prefill that are learnt from together."""
+"""Steps without prefill that are learnt from together: from the one whose time is in the middle,
+where all have as many rows."""
 
 
 @dataclass(slots=True)
@@ -93,7 +94,7 @@ class StepModel:
         # A prior of nothing would give the fit no scale; a picosecond is nothing enough.
         self._scales = [max(cost, 1e-12) for cost in astuple(self._costs)]
         self._fit = RecursiveFit(len(self._scales))
-        self._heard: list[tuple[list[float], float]] = []
+        self._heard: list[tuple[float, tuple[float, ...]]] = []
 
     @property
     def costs(self) -> StepCosts:
@@ -119,16 +120,19 @@ class StepModel:
         runs for the first time since costs several times what it does in a loop."""
         if not (0 < seconds < inf) or not (shape.prefill_tokens or shape.decode_rows):
             return
-        rows = [f * s for f, s in zip(_features(shape), self._scales, strict=True)]
-        self._heard.append((rows, seconds))
+        self._heard.append((seconds, _features(shape)))
         if shape.prefill_tokens or len(self._heard) >= BATCH:
             self._learn()
 
     def _learn(self) -> None:
         if not self._heard:
             return
-        for rows, seconds in self._heard:
-            self._fit.observe(rows, seconds)
+        heard = self._heard
+        # Like steps differ by noise, and the middle one has least of it.
+        if len(heard) == BATCH and len({_kind(features) for _, features in heard}) == 1:
+            heard = [sorted(heard)[BATCH // 2]]
+        for seconds, features in heard:
+            self._fit.observe(list(map(mul, features, self._scales)), seconds)
         self._heard.clear()
         self._terms = tuple(map(mul, self._fit.coefficients(), self._scales))
         self._costs = StepCosts(*self._terms)
@@ -157,6 +161,12 @@ class FixedStepModel(StepModel):
 
     def observe(self, shape: StepShape, seconds: float) -> None:
         """Nothing is learnt."""
+
+
+def _kind(features: tuple[float, ...]) -> tuple[float, ...]:
+    """What steps must have in common to be compared: all but the tokens that were attended to."""
+    _, prompts, rows, _, _, drafts = features
+    return prompts, rows, drafts
 
 
 def _features(shape: StepShape) -> tuple[float, ...]:

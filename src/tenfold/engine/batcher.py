@@ -89,6 +89,8 @@ class Batcher:
         self.started: list[RequestStarted] = []
         self.preemptions = 0
         self._deadlines: list[tuple[float, str]] = []
+        self._steady: StepPlan | None = None
+        """The last plan, while every request there is does nothing but decode by it."""
 
     # --- requests come and go -------------------------------------------------------------------
     def submit(self, request: EngineRequest) -> None:
@@ -121,6 +123,7 @@ class Batcher:
             order=self.neighbours.ticket(),
             hashes=hashes,
         )
+        self._steady = None
         self.sequences[request.id] = Sequence(request, tokens, limit, hashes, waiting)
         if request.deadline is not None:
             heappush(self._deadlines, (request.deadline, request.id))
@@ -135,6 +138,7 @@ class Batcher:
         seq = self.sequences.pop(request_id, None)
         if seq is None:
             return None
+        self._steady = None
         unused = 0
         if seq.kv is not None:
             unused = self._release(seq)
@@ -149,6 +153,7 @@ class Batcher:
         """Take a running sequence's blocks. Returns the prompt tokens it had been admitted for and
         never computed."""
         assert seq.kv is not None
+        self._steady = None
         unused = max(0, seq.prompt_tokens - max(seq.billed, seq.computed))
         self.running.remove(seq)
         self.cache.close(seq.kv)
@@ -186,11 +191,17 @@ class Batcher:
         """The next step, or None when nothing can run now.
 
         ``peers``: how many models of the device have work; they share the inter-token target."""
+        if self._steady is not None and self._moved_on(self._steady):
+            return self._steady
+        self._steady = None
         self.running.sort(key=lambda seq: seq.age)
         slices = list(self._decodes())
         shape = self._draft(slices, peers)
         if slices and len(slices) == len(self.sequences):  # nobody waits, no prompt is unfinished
-            return StepPlan(slices, shape)
+            plan = StepPlan(slices, shape)
+            if self.drafts is None and all(piece.seq.decoding for piece in slices):
+                self._steady = plan
+            return plan
         seconds = chunk_seconds(
             self.steps.predict(shape) if slices else 0.0,
             target=self._target(peers) * (UNWATCHED if peers == 1 and not slices else 1.0),
@@ -200,6 +211,19 @@ class Batcher:
         for piece in self._prefills(shape, seconds, room):
             slices.append(piece)
         return StepPlan(slices, _shape(slices)) if slices else None
+
+    def _moved_on(self, plan: StepPlan) -> bool:
+        """Take every sequence of a steady plan one token further, in place: most steps are such.
+        False: one needs a block that cannot be had just so, and the step is planned anew."""
+        block = self.settings.block_tokens
+        for piece in plan.slices:
+            seq = piece.seq
+            piece.start = start = seq.computed
+            if start % block == 0 and not (seq.kv and self.cache.reserve(seq.kv, start + 1)):
+                return False
+        plan.shape.decode_context += plan.shape.decode_rows
+        plan.again = True
+        return True
 
     def _target(self, peers: int) -> float:
         wished = (seq.request.itl_target for seq in self.running)
@@ -411,9 +435,9 @@ class Batcher:
                 break
         if len(taken) == len(choice.tokens):
             finish = choice.finish or finish
-        extend_hashes(
-            seq.hashes, seq.tokens.view(), self.settings.block_tokens, seq.request.namespace
-        )
+        block = self.settings.block_tokens
+        if seq.tokens.length >= (len(seq.hashes) + 1) * block:
+            extend_hashes(seq.hashes, seq.tokens.view(), block, seq.request.namespace)
         logprobs = choice.logprobs[: len(taken)] if choice.logprobs else None
         cached = seq.kv.cached_tokens if first else 0
         return TokenOutput(seq.request.id, taken, finish, logprobs, cached)
@@ -425,9 +449,13 @@ class Batcher:
                 return "stop"
             if token in self.facts.eos_ids and not params.ignore_eos:
                 return "stop"
-        if seq.tokens.length >= seq.limit or not self.cache.can_ever_hold(seq.tokens.length + 1):
+        length = seq.tokens.length
+        if length >= seq.limit:
             return "length"
-        return None
+        # Only a token that needs one more block can be one too many.
+        if length % self.settings.block_tokens or self.cache.can_ever_hold(length + 1):
+            return None
+        return "length"
 
     def fail_blocked(self) -> tuple[list[TokenOutput], list[RequestFailed]]:
         """Nothing runs anywhere and still the first request does not fit: it never will. One that

@@ -139,6 +139,9 @@ class DecodeGraphs:
         ids_L, values_L = graph.scores.largest
         return Scores(graph.scores.logits_LV[:tokens], (ids_L[:tokens], values_L[:tokens]))
 
+    def again(self, slices: list[Slice]) -> None:
+        """There is no shorter way: every step's inputs are sent whole."""
+
     def _fill(self, slices: Sequence[Row], size: int) -> None:
         most, here = self._most, self._here
         tokens, positions, context = here[:most], here[most : 2 * most], here[2 * most : 3 * most]

@@ -35,6 +35,11 @@ class StepRecorder(Protocol):
         """Of every token of the slices; valid until the next call."""
         ...
 
+    def again(self, slices: list[Slice]) -> Scores | None:
+        """``scores`` of the slices of the call before, each of them one token, now the next one.
+        None where there is no shorter way to that."""
+        ...
+
 
 class TorchRunner:
     """Executor over a real model. ``kv``: one cache tensor per KV group, over the page pool."""
@@ -55,6 +60,9 @@ class TorchRunner:
         self.states: dict[str, SamplerState] = {}
         self.time = StepTime()
         self.tapes = self._recorder()
+        self._plain: list[SamplerState] | None = None
+        """The states of the last plan, if ``again`` may take it up: it was recorded, and every
+        sequence asks for nothing but its best token."""
 
     def _recorder(self) -> StepRecorder | None:
         model, cache = self.model, self.cache
@@ -66,10 +74,16 @@ class TorchRunner:
         """Nothing to prepare: steps are recorded when they first come."""
 
     def execute(self, plan: StepPlan) -> list[Choice]:
+        if plan.again and self._plain is not None:
+            choices = self._again(plan.slices, self._plain)
+            if choices is not None:
+                return choices
+        self._plain = None
         tokens = sum(piece.count for piece in plan.slices)
         busy = self.model.kernels.busy_seconds()
         with torch.inference_mode(), self.model.kernels.scope():
-            if self.tapes is not None and self.tapes.takes(plan.slices, tokens):
+            recorded = self.tapes is not None and self.tapes.takes(plan.slices, tokens)
+            if self.tapes is not None and recorded:
                 scores = self.tapes.scores(plan.slices, tokens)
             else:
                 scores = Scores.of(self.model.forward(self._batch(plan)), self.model.kernels)
@@ -77,7 +91,30 @@ class TorchRunner:
             began = perf_counter()
             sampling = [piece for piece in plan.slices if piece.samples]
             choices = self._choose(scores, sampling) if sampling else []
+            if recorded and tokens == len(plan.slices):
+                states = [self.states.get(piece.seq.request.id) for piece in plan.slices]
+                plain = [state for state in states if state is not None and state.plain]
+                self._plain = plain if len(plain) == len(states) else None
             self.time.sampling = perf_counter() - began
+        return choices
+
+    def _again(self, slices: list[Slice], states: list[SamplerState]) -> list[Choice] | None:
+        """``execute`` for the plan of the step before, moved on by a token: its tape takes no
+        operation of torch, and sampling no look at the logits. None: it must go the whole way."""
+        if self.tapes is None:
+            return None
+        kernels, time = self.model.kernels, self.time
+        busy = kernels.busy_seconds()
+        scores = self.tapes.again(slices)
+        if scores is None:
+            return None
+        time.kernels = kernels.busy_seconds() - busy
+        began = perf_counter()
+        choices = [
+            _choice([sampled], state)
+            for sampled, state in zip(self.sampler.best(scores.best(), states), states, strict=True)
+        ]
+        time.sampling = perf_counter() - began
         return choices
 
     def _batch(self, plan: StepPlan) -> ForwardBatch:

@@ -84,6 +84,12 @@ class SamplerState:
             or self.position < self.params.min_tokens
         )
 
+    @property
+    def plain(self) -> bool:
+        """Whether it asks for nothing but the best token. A state that is plain stays so: only
+        ``min_tokens`` ever changes that, and only to plain."""
+        return self.greedy and not self.alters_logits and self.params.logprobs is None
+
     def uniform(self) -> float:
         """This position's random number: a function of the seed and the position alone."""
         return uniform(self.seed, self.position)

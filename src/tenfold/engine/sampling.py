@@ -79,11 +79,7 @@ class Sampler:
         here where they are not given. Rows that ask for nothing but the best token take no more
         than that.
         """
-        # A state that is plain stays so: only ``min_tokens`` ever changes it, and only to plain.
-        plain = [
-            state.greedy and not state.alters_logits and state.params.logprobs is None
-            for state in states
-        ]
+        plain = [state.plain for state in states]
         best: list[tuple[int, float]] = []
         if any(plain):
             ids_L, values_L = largest or self._best_of(logits_LV)
@@ -102,6 +98,12 @@ class Sampler:
             runs.append(run)
             first += 1 + len(draft)
         return runs
+
+    def best(
+        self, largest: list[tuple[int, float]], states: Sequence[SamplerState]
+    ) -> list[Sampled]:
+        """``sample`` for plain states, from each row's largest logit: its id and its value."""
+        return [self._one(row, state, {}, largest) for row, state in enumerate(states)]
 
     def _one(
         self,

@@ -35,6 +35,10 @@ class TokenBuffer:
         self._data[self.length] = token
         self.length += 1
 
+    @property
+    def last(self) -> int:
+        return int(self._data[self.length - 1])
+
     def view(self, start: int = 0, stop: int | None = None) -> Tokens:
         return self._data[start : self.length if stop is None else stop]
 
@@ -107,10 +111,15 @@ class Slice:
 
 @dataclass(slots=True)
 class StepPlan:
-    """What one step computes: slices of several sequences of one model."""
+    """What one step computes: slices of several sequences of one model.
+
+    ``again``: the plan of the step before, every slice moved on by the one token it computed. All
+    of them decode, without drafts, and nothing else has run between.
+    """
 
     slices: list[Slice]
     shape: StepShape
+    again: bool = False
 
 
 @dataclass(slots=True)

@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from tenfold.engine.sequence import Slice
+from tenfold.engine.sequence import Sequence, Slice
 from tenfold.kernels.base import Kernels, Tape
 from tenfold.kvcache.cache import KVCache
 from tenfold.kvcache.hashing import IntArray
@@ -33,10 +35,17 @@ class Scores:
 
     logits_LV: Tensor
     largest: tuple[Tensor, Tensor]
+    arrays: tuple[NDArray[np.integer], NDArray[np.floating]] | None = None
+    """``largest`` as numpy sees it, where that was worked out once for many steps."""
 
     @classmethod
     def of(cls, logits_LV: Tensor, kernels: Kernels) -> Scores:
         return cls(logits_LV, kernels.largest(logits_LV))
+
+    def best(self) -> list[tuple[int, float]]:
+        """``largest`` row by row."""
+        ids_L, values_L = self.arrays or self.largest
+        return list(zip(ids_L.tolist(), values_L.tolist(), strict=True))
 
     def rows(self, wanted: list[int]) -> Scores:
         ids_L, values_L = self.largest
@@ -64,6 +73,7 @@ class StepTapes:
         self._block_tokens = block_tokens
         self._columns = 0
         self._recorded: OrderedDict[tuple[int, int], _Recorded] = OrderedDict()
+        self._latest: _Recorded | None = None
         self._tokens = torch.zeros(MOST_TOKENS, dtype=torch.int32)
         self._positions = torch.zeros(MOST_TOKENS, dtype=torch.int32)
         self._starts = torch.zeros(MOST_TOKENS + 1, dtype=torch.int32)
@@ -90,10 +100,35 @@ class StepTapes:
         shape = (len(slices), tokens)
         found = self._recorded.get(shape)
         if found is None:
-            return self._record(shape).scores
+            found = self._latest = self._record(shape)
+            return found.scores
+        self._latest = found
         self._recorded.move_to_end(shape)
         found.tape.replay()
         return found.scores
+
+    def again(self, slices: list[Slice]) -> Scores | None:
+        """``scores`` of the slices of the call before, each of them one token, now the next one.
+        None where that takes the whole way."""
+        latest = self._latest
+        if latest is None or not self._move_on(slices):
+            return None
+        latest.tape.replay()
+        return latest.scores
+
+    def _move_on(self, slices: list[Slice]) -> bool:
+        """Write what differs from the step before. Tables change where a block begins, and those
+        of a window as it moves."""
+        tokens, positions, _, context = self._inputs
+        for row, piece in enumerate(slices):
+            seq, at = piece.seq, piece.start
+            tokens[row] = seq.tokens.last
+            positions[row] = context[row] = at
+            if self._cache.windowed or at % self._block_tokens == 0:
+                if at >= self._columns * self._block_tokens:
+                    return False
+                self._fill_tables(row, seq)
+        return True
 
     def _fill(self, slices: list[Slice]) -> None:
         longest = max(piece.start + piece.count for piece in slices)
@@ -102,14 +137,17 @@ class StepTapes:
         at = 0
         for row, piece in enumerate(slices):
             seq, end = piece.seq, at + piece.count
-            assert seq.kv is not None
             tokens[at:end] = piece.new_tokens
             positions[at:end] = range(piece.start, piece.start + piece.count)
             context[row] = piece.start
             starts[row + 1] = at = end
-            for group, table in enumerate(self._rows):
-                blocks = self._cache.table(seq.kv, group)
-                table[row, : len(blocks)] = blocks
+            self._fill_tables(row, seq)
+
+    def _fill_tables(self, row: int, seq: Sequence) -> None:
+        assert seq.kv is not None
+        for group, table in enumerate(self._rows):
+            blocks = self._cache.table(seq.kv, group)
+            table[row, : len(blocks)] = blocks
 
     def _ensure(self, blocks: int) -> None:
         """Room for sequences of so many blocks. Longer tables mean that steps are recorded anew."""
@@ -117,6 +155,7 @@ class StepTapes:
             return
         self._columns = max(FIRST_BLOCKS, 1 << (blocks - 1).bit_length())
         self._recorded.clear()
+        self._latest = None
         self._tables = [
             torch.full((MOST_TOKENS, self._columns), -1, dtype=torch.int32) for _ in self._kv
         ]
@@ -137,6 +176,7 @@ class StepTapes:
         assert tape is not None
         with tape.recording():
             scores = Scores.of(self._model.forward(batch), self._model.kernels)
+        scores.arrays = (scores.largest[0].numpy(), scores.largest[1].numpy())
         recorded = self._recorded[shape] = _Recorded(tape, batch, scores)
         if len(self._recorded) > MOST_TAPES:
             self._recorded.popitem(last=False)

@@ -69,6 +69,11 @@ class KVCache:
         self._page_limit = page_limit
         self._open: set[SequenceKV] = set()
 
+    @property
+    def windowed(self) -> bool:
+        """Whether any group lets go of blocks behind a window."""
+        return bool(self._windows)
+
     # --- a sequence's life --------------------------------------------------------------------
     def open(self, tokens: Tokens, hashes: list[int], namespace: str = "") -> SequenceKV:
         """Start a sequence from the longest cached prefix that every group can go on from.
@@ -126,7 +131,10 @@ class KVCache:
         ValueError when ``computed`` runs back or past what is reserved.
         """
         _check_open(seq)
-        full = computed // self.block_tokens
+        full, begun = divmod(computed, self.block_tokens)
+        if begun > 1 and computed == seq.computed + 1 and not self._windows:
+            seq.computed = computed  # inside a block that is reserved: nothing else changes
+            return
         if not seq.computed <= computed <= self._reserved(seq):
             raise ValueError(
                 f"computed {computed} is not between {seq.computed} (computed before) and "

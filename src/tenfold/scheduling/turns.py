@@ -23,7 +23,10 @@ class Turns:
 
     def order(self, names: Iterable[str]) -> list[str]:
         """The models that have work, best first. The caller steps the first that can run."""
-        self._order = list(names)
+        names = list(names)
+        if len(names) == 1 and names == self._order and names[0] in self._active:
+            return names  # still the only one
+        self._order = names
         for name in self._order:
             if name not in self._active:
                 self._used[name] = max(self._used.get(name, 0.0), self._level)
