@@ -113,14 +113,16 @@ def test_a_worker_dies_with_its_parent(tmp_path: Path) -> None:
     os.close(watch)
 
 
-def test_stopping_leaves_no_process_and_no_folder(tmp_path: Path) -> None:
+def test_stopping_leaves_no_process_and_no_descriptor(tmp_path: Path) -> None:
     async def run() -> None:
-        async with serving([tiny(tmp_path)], make_worker=LocalWorker) as service:
+        model = tiny(tmp_path)
+        before = len(os.listdir("/proc/self/fd"))
+        async with serving([model], make_worker=LocalWorker) as service:
             worker = service.supervisors["cpu:0"].worker
             assert isinstance(worker, LocalWorker) and worker.pid is not None
-            pid, folder = worker.pid, worker._folder
-            assert Path(folder).exists()
-        assert not Path(folder).exists()
+            pid = worker.pid
+            assert len(os.listdir("/proc/self/fd")) > before
+        assert len(os.listdir("/proc/self/fd")) == before
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
 

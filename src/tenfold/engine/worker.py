@@ -1,15 +1,19 @@
-"""The process of one device: ``python -m tenfold.engine.worker ENDPOINT``.
+"""The process of one device: ``python -m tenfold.engine.worker DESCRIPTOR``.
 
-Settings come as one JSON line on standard input; commands and events travel over one ZeroMQ pair
-socket. When standard input closes, the parent is gone and so is the worker.
+Settings come as one JSON line on standard input; commands and events travel over the stream socket
+that was inherited under that descriptor. When standard input closes, the parent is gone and so is
+the worker.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import select
 import signal
+import socket
 import sys
 import threading
 
@@ -21,12 +25,12 @@ from tenfold.engine.engine import Engine
 
 IDLE_POLL_MS = 1000
 ASIDE_POLL_MS = 10
+MOST_BYTES = 1 << 18
+"""Read at once."""
 
 
-def main(endpoint: str) -> int:
+def main(descriptor: str) -> int:
     """Serve one device until told to stop. Returns the exit code."""
-    import zmq
-
     from tenfold.core import wire
     from tenfold.engine.open_device import open_device
 
@@ -36,19 +40,19 @@ def main(endpoint: str) -> int:
     settings = DeviceSettings(**json.loads(sys.stdin.readline()))
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
-    context = zmq.Context()
-    socket = context.socket(zmq.PAIR)
-    socket.connect(endpoint)
+    stream = socket.socket(fileno=int(descriptor))
+    coming = select.poll()
+    coming.register(stream, select.POLLIN)
+    inbox = wire.Inbox()
 
     def emit(event: Event) -> None:
-        socket.send_multipart(wire.encode(event))
+        with contextlib.suppress(ConnectionError):  # reading will tell that the parent is gone
+            stream.sendall(wire.encode(event))
 
     try:
         engine = Engine(open_device(settings), SystemClock(), emit)
     except TenfoldError as error:
         emit(WorkerRefused(settings.name, error.code, error.message))
-        socket.close(linger=500)
-        context.term()
         return error.exit_code
     engine.start()
     while True:
@@ -57,13 +61,16 @@ def main(endpoint: str) -> int:
             timeout = 0
         elif engine.busy_aside:
             timeout = ASIDE_POLL_MS
-        while socket.poll(timeout):
-            command = wire.decode(socket.recv_multipart())
-            engine.handle(command)
-            if isinstance(command, Shutdown):
-                socket.close(linger=500)
-                context.term()
-                return 0
+        while coming.poll(timeout):
+            data = b""
+            with contextlib.suppress(ConnectionError):
+                data = stream.recv(MOST_BYTES)
+            if not data:
+                return 0  # the parent is gone
+            for command in inbox.take(data):
+                engine.handle(command)
+                if isinstance(command, Shutdown):
+                    return 0
             timeout = 0
         engine.step()
 

@@ -11,11 +11,9 @@ import contextlib
 import json
 import os
 import queue
-import shutil
+import socket
 import sys
-import tempfile
 import threading
-from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Protocol
@@ -28,6 +26,8 @@ OnEvent = Callable[[Event], None]
 OnExit = Callable[[int], None]
 
 LAST_WORDS_SECONDS = 0.2
+MOST_BYTES = 1 << 18
+"""Read at once: no worker keeps the event loop from its other work."""
 
 
 class Worker(Protocol):
@@ -52,7 +52,7 @@ def _nobody(event: Event) -> None:
 
 
 class LocalWorker:
-    """A worker process on this machine, joined by a ZeroMQ pair socket in a private folder."""
+    """A worker process on this machine, joined by a pair of stream sockets."""
 
     def __init__(self, settings: DeviceSettings) -> None:
         self.settings = settings
@@ -60,10 +60,9 @@ class LocalWorker:
         self._watching: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_event: OnEvent = _nobody
-        self._unsent: deque[list[bytes]] = deque()
-        self._socket: Any = None
-        self._context: Any = None
-        self._folder = ""
+        self._unsent = b""
+        self._inbox: Any = None
+        self._socket: socket.socket | None = None
         self._stopping = False
 
     @property
@@ -71,32 +70,31 @@ class LocalWorker:
         return self._process.pid if self._process else None
 
     async def start(self, on_event: OnEvent, on_exit: OnExit) -> None:
-        import zmq
+        from tenfold.core import wire
 
-        self._folder = tempfile.mkdtemp(prefix="tenfold-")
-        endpoint = f"ipc://{self._folder}/worker"
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.PAIR)
-        self._socket.set_hwm(0)
-        self._socket.bind(endpoint)
+        self._inbox = wire.Inbox()
+        self._socket, theirs = socket.socketpair()
+        self._socket.setblocking(False)
+        self._loop = asyncio.get_running_loop()
         try:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
                 "tenfold.engine.worker",
-                endpoint,
+                str(theirs.fileno()),
+                pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.PIPE,
                 env=self._environment(),
             )
         except BaseException:
             await self._close()
             raise
+        finally:
+            theirs.close()
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(asdict(self.settings)).encode() + b"\n")
         self._on_event = on_event
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._socket.getsockopt(zmq.FD), self._receive)
-        self._receive()
+        self._loop.add_reader(self._socket, self._receive)
         self._watching = asyncio.create_task(self._watch(on_exit))
 
     def _environment(self) -> dict[str, str]:
@@ -105,21 +103,19 @@ class LocalWorker:
         return {"OMP_NUM_THREADS": threads, **os.environ}
 
     def _receive(self) -> None:
-        """Take every message that is there. ZeroMQ's descriptor tells of a change only once, so
-        this runs after a send as well; a task and a future for each message would cost more than
-        the message."""
-        import zmq
-
-        from tenfold.core import wire
-
-        while not self._closed and self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
-            self._on_event(wire.decode(self._socket.recv_multipart(zmq.NOBLOCK)))
-        if not self._closed:
-            self._flush()
-
-    @property
-    def _closed(self) -> bool:
-        return self._socket is None or bool(self._socket.closed)
+        """Take what has come: a reader on the socket itself costs less than a task or a transport
+        for each message would."""
+        assert self._socket is not None and self._loop is not None
+        try:
+            data = self._socket.recv(MOST_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._loop.remove_reader(self._socket)  # it is gone, as ``_watch`` will hear
+        for event in self._inbox.take(data):
+            self._on_event(event)
 
     async def _watch(self, on_exit: OnExit) -> None:
         assert self._process is not None
@@ -133,23 +129,24 @@ class LocalWorker:
     def send(self, command: Command) -> None:
         from tenfold.core import wire
 
-        if not self._closed:
-            self._unsent.append(wire.encode(command))
+        if self._socket is not None:
+            self._unsent += wire.encode(command)
             self._flush()
-            assert self._loop is not None
-            self._loop.call_soon(self._receive)
 
     def _flush(self) -> None:
-        """Hand over what waits. Without a worker at the other end (not yet, or no more) ZeroMQ
-        takes nothing, and must not be waited for; a worker's first event brings the next try."""
-        import zmq
-
-        while self._unsent:
-            try:
-                self._socket.send_multipart(self._unsent[0], zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            self._unsent.popleft()
+        """Hand over what waits, as far as there is room; what is left goes when there is more. A
+        dead worker's commands are dropped."""
+        assert self._socket is not None and self._loop is not None
+        try:
+            self._unsent = self._unsent[self._socket.send(self._unsent) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._unsent = b""
+        if self._unsent:
+            self._loop.add_writer(self._socket, self._flush)
+        else:
+            self._loop.remove_writer(self._socket)
 
     async def stop(self) -> None:
         self._stopping = True
@@ -168,13 +165,13 @@ class LocalWorker:
             self._watching.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._watching
-        if self._loop is not None and not self._closed:
-            self._loop.remove_reader(self._socket.fileno())
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
-        self._socket.close(linger=0)
-        self._context.term()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._socket is not None and self._loop is not None:
+            self._loop.remove_reader(self._socket)
+            self._loop.remove_writer(self._socket)
+            self._socket.close()
+            self._socket = None
 
 
 class InlineWorker:
