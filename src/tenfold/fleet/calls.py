@@ -51,7 +51,8 @@ class Call:
 
     def lost(self) -> None:
         """The worker died. An answer that is complete here is still delivered, one that the client
-        has seen part of ends, and what had sent nothing starts anew, if it may."""
+        has seen part of ends, and what had sent nothing starts anew, if it may. What was to end the
+        call still ends it."""
         self.submitted = False
         unfinished = set(self.parts.values()) - self.finished
         if not unfinished:
@@ -61,11 +62,14 @@ class Call:
             model = self.request.model
             self.events.put_nowait(WorkerLost(f"the worker of {model} died while it was answering"))
             return
+        over: TenfoldError | None = None
         while not self.events.empty():
-            self.events.get_nowait()
+            event = self.events.get_nowait()
+            over = event if isinstance(event, TenfoldError) else over
         self.finished.difference_update(self.parts.values())
-        again = self.submissions < MOST_SUBMISSIONS
-        self.events.put_nowait(None if again else WorkerLost(LOST_TWICE))
+        if over is None and self.submissions >= MOST_SUBMISSIONS:
+            over = WorkerLost(LOST_TWICE)
+        self.events.put_nowait(over)
 
     def info(self, now: float) -> RequestInfo:
         return RequestInfo(

@@ -37,7 +37,7 @@ from tenfold.core.messages import (
 )
 from tenfold.core.settings import DeviceSettings
 from tenfold.core.types import Constraint, ModelKind, Usage
-from tenfold.fleet.calls import LOST_TWICE, MOST_SUBMISSIONS, Call, CallEvent, engine_requests
+from tenfold.fleet.calls import LOST_TWICE, MOST_SUBMISSIONS, Call, engine_requests
 from tenfold.fleet.generation import ChoiceStream
 from tenfold.fleet.served import ModelSource, ServedModel
 from tenfold.fleet.supervisor import Supervisor
@@ -235,6 +235,7 @@ class Service:
                 await self.check_constraint(constraint, param="tools")
             self._check_open()
             call = self._open_call(entry, request, prompt, constraint, began)
+            alarm = self._alarm(call)
             try:
                 choices = [entry.choice(i, request, prompt) for i in range(request.sampling.n)]
                 await self._submit(call)
@@ -243,6 +244,8 @@ class Service:
                 usage = Usage(len(prompt), sum(c.generated for c in choices), call.cached)
                 yield Finished(usage, call.queue_seconds)
             finally:
+                if alarm is not None:
+                    alarm.cancel()
                 self._close_call(call)
 
     @contextlib.contextmanager
@@ -324,7 +327,7 @@ class Service:
         """What the choices become. A ``whole`` call's events are kept back until all are there."""
         held: list[Delta | ChoiceEnd] = []
         while call.parts:
-            item = await self._next(call)
+            item = await call.events.get()
             if item is None:  # the worker died before a token was sent: once more from the start
                 again = set(call.parts.values())
                 held = [event for event in held if event.index not in again]
@@ -349,20 +352,16 @@ class Service:
         for event in held:
             yield event
 
-    async def _next(self, call: Call) -> CallEvent:
-        """The engine enforces a request's deadline; this one holds even if the worker is away."""
-        if call.request.timeout is None:
-            return await call.events.get()
-        late = call.began + call.request.timeout - self.clock.now() + 1.0
-        try:
-            # Not wait_for: before Python 3.12 it may swallow a cancellation that meets an event,
-            # and a client that hung up would be answered to the end.
-            async with asyncio.timeout(max(0.0, late)):
-                return await call.events.get()
-        except TimeoutError:
-            return DeadlineExceeded(
-                f"the request's time of {call.request.timeout:g} s ran out", param="timeout"
-            )
+    def _alarm(self, call: Call) -> asyncio.TimerHandle | None:
+        """The engine enforces a request's deadline; this one holds even if the worker is away. One
+        timer a call: one a token would be a good part of what a token costs here."""
+        timeout = call.request.timeout
+        if timeout is None:
+            return None
+        late = call.began + timeout - self.clock.now() + 1.0
+        error = DeadlineExceeded(f"the request's time of {timeout:g} s ran out", param="timeout")
+        loop = asyncio.get_running_loop()
+        return loop.call_later(max(0.0, late), call.events.put_nowait, error)
 
     def _end_part(self, call: Call, index: int, *, aborted: bool) -> None:
         id = next((id for id, i in call.parts.items() if i == index), None)

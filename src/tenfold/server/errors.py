@@ -33,10 +33,12 @@ class Json(JSONResponse):
         return dump(content)
 
 
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
 def dump(content: Any) -> bytes:
     """Compact UTF-8 JSON."""
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return text.encode("utf-8", "backslashreplace")
+    return _JSON.encode(content).encode("utf-8", "backslashreplace")
 
 
 def error_body(error: TenfoldError) -> dict[str, Any]:
