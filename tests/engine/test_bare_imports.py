@@ -8,7 +8,7 @@ import sys
 SCRIPT = """
 import importlib, pkgutil, sys
 
-for name in ("pydantic", "msgspec", "zmq", "llguidance", "gguf", "cuda", "flashinfer"):
+for name in ("pydantic", "msgspec", "llguidance", "gguf", "cuda", "flashinfer"):
     sys.modules[name] = None
 # What talks to the outside is for processes that do: the server and the worker's own.
 outside = {"tenfold.core.config", "tenfold.core.wire"}

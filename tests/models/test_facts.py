@@ -67,7 +67,7 @@ def test_loading_needs_no_library_of_the_edges():
     """A worker imports this room whatever else is installed; gguf comes with the first file."""
     code = (
         "import sys\n"
-        "for name in ('pydantic', 'msgspec', 'zmq', 'llguidance', 'gguf', 'transformers'):\n"
+        "for name in ('pydantic', 'msgspec', 'llguidance', 'gguf', 'transformers'):\n"
         "    sys.modules[name] = None\n"
         "import tenfold.models.loading, tenfold.models.gguf_file, tenfold.models.hf_folder\n"
     )

@@ -24,7 +24,6 @@ _PACKAGES = (
     "safetensors",
     "gguf",
     "msgspec",
-    "pyzmq",
     "llguidance",
 )
 
