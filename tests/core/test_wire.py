@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,11 +41,7 @@ def test_any_cut_gives_the_same_messages(cuts: list[int]) -> None:
     stream = b"".join(map(encode, MESSAGES))
     places = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
     inbox = Inbox()
-    found = [
-        message
-        for low, high in zip(places, places[1:], strict=False)
-        for message in inbox.take(stream[low:high])
-    ]
+    found = [message for low, high in pairwise(places) for message in inbox.take(stream[low:high])]
     assert found == MESSAGES
 
 
