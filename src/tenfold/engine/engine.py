@@ -303,10 +303,11 @@ class Engine:
             self._calls.get()()
         now = self.clock.now()
         busy = [name for name, instance in self.instances.items() if instance.has_work]
-        for name in busy:
-            for event in self.instances[name].expire(now):
+        expired = [event for name in busy for event in self.instances[name].expire(now)]
+        if expired:
+            for event in expired:
                 self.emit(event)
-        busy = [name for name in busy if self.instances[name].has_work]
+            busy = [name for name in busy if self.instances[name].has_work]
         if not busy:
             self._rest()
             return False
@@ -317,11 +318,11 @@ class Engine:
             events = self.instances[name].step(len(busy))
             if events is None:
                 continue
-            self.turns.spent(name, self.clock.now() - began)
-            began = self.clock.now()
+            ended = self.clock.now()
             for event in events:
-                self.emit(event)
-            self._message_seconds += self.clock.now() - began
+                self.emit(event)  # first of all: whoever hears it works while this goes on
+            self._message_seconds += self.clock.now() - ended
+            self.turns.spent(name, ended - began)
             return True
         if self._preemptions() == given_way:
             self._relieve(busy)

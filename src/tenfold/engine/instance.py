@@ -133,8 +133,10 @@ class GenerateInstance:
         totals.step_seconds += seconds
         totals.predicted_seconds += predicted
         totals.prompt_tokens += plan.shape.prefill_tokens
-        totals.generated_tokens += sum(len(output.token_ids) for output in outputs)
-        totals.cached_tokens += sum(s.cached_tokens for s in self.batcher.started)
+        for output in outputs:
+            totals.generated_tokens += len(output.token_ids)
+        for started in self.batcher.started:
+            totals.cached_tokens += started.cached_tokens
         done = StepDone(self.facts.name, self.clock.now(), self.batcher.started, outputs)
         self.batcher.started = []
         return self._close_out([done], failures)
@@ -149,7 +151,8 @@ class GenerateInstance:
         return [*events, *failures]
 
     def expire(self, now: float) -> list[Event]:
-        return self._close_out([], self.batcher.expire(now))
+        failures = self.batcher.expire(now)
+        return self._close_out([], failures) if failures else []
 
     def abort(self, request_id: str) -> bool:
         self.executor.forget(request_id)
