@@ -129,6 +129,20 @@ def test_stopping_leaves_no_process_and_no_descriptor(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_a_worker_does_not_stand_back_as_its_server_does(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with serving([tiny(tmp_path)], make_worker=LocalWorker) as service:
+            up = service.supervisors["cpu:0"].up
+            assert up is not None and os.sched_getscheduler(up.pid) == os.SCHED_OTHER
+
+    before = os.sched_getscheduler(0)
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    try:
+        asyncio.run(run())
+    finally:
+        os.sched_setscheduler(0, before, os.sched_param(0))
+
+
 def test_the_control_plane_never_imports_torch(tmp_path: Path) -> None:
     """A process that runs a service with a worker process beside it stays without torch."""
     code = (

@@ -49,8 +49,10 @@ async def test_the_port_can_be_taken_before() -> None:
         serve(app, backend, "127.0.0.1", port, 5, said.set_result, listener=listener)
     )
     assert await said == port
+    assert os.sched_getscheduler(0) == os.SCHED_BATCH  # it stands back while it serves
     os.kill(os.getpid(), signal.SIGTERM)
     await task
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
 def test_ipv6() -> None:

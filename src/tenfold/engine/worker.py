@@ -37,6 +37,7 @@ def main(descriptor: str) -> int:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(name)s: %(message)s")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _step_forward()
     settings = DeviceSettings(**json.loads(sys.stdin.readline()))
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
@@ -73,6 +74,13 @@ def main(descriptor: str) -> int:
                     return 0
             timeout = 0
         engine.step()
+
+
+def _step_forward() -> None:
+    """A server runs as a batch thread, so as not to interrupt its workers, which inherit that."""
+    with contextlib.suppress(OSError):
+        if os.sched_getscheduler(0) == os.SCHED_BATCH:
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def _die_with_parent() -> None:
