@@ -94,7 +94,7 @@ constexpr int64_t kScoreRow = kSpan + 8;
 
 // Scores, two lists of row addresses, two of scales, and a slice of rows in float32.
 static inline int64_t attend_scratch(int rows, int head_dim) {
-  const int64_t wide = 16 * ((head_dim + 7) / 8 * 8);
+  const int64_t wide = 32 * ((head_dim + 7) / 8 * 8);
   return (rows + 6) * kScoreRow + (wide < 4096 ? 4096 : wide);
 }
 

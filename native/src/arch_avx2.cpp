@@ -1,5 +1,11 @@
 #include "ints_avx2.hpp"
 
+namespace tenfold {
+namespace {
+using Wide = Simd;
+}
+}  // namespace tenfold
+
 #include "arch.inl"
 
 namespace tenfold {

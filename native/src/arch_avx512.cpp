@@ -1,4 +1,5 @@
 #include "ints_avx512.hpp"
+#include "simd_avx512.hpp"
 
 #include "arch.inl"
 

@@ -1,5 +1,11 @@
 #include "ints_portable.hpp"
 
+namespace tenfold {
+namespace {
+using Wide = Simd;
+}
+}  // namespace tenfold
+
 #include "arch.inl"
 
 #if defined(TENFOLD_HAS_AVX2)

@@ -11,7 +11,9 @@
 //
 // Cached rows are read as they are stored (kv_rows.inl) and added up in float32. An int8 row's scale
 // is one factor of its score, or of its value's weight. Where many rows share a tile, a slice of keys
-// or values is made float32 once for all of them: the same numbers, so the same results.
+// or values is made float32 once for all of them, keys transposed: lanes are then keys instead of
+// depth. A score is eight sums, of depths d = 0, 1, .. 7 mod 8, added as ((0+1)+(2+3))+((4+5)+(6+7));
+// both ways, and registers of any width, keep to that order.
 
 struct Range {  // positions relative to the span's first
   int begin, end;
@@ -53,13 +55,75 @@ TF_INLINE void dots(const float* const* q, const uint8_t* const* k, int depth, f
   });
 }
 
-template <int Rows, class Row>
-void score_rows(const AttendTile& t, const uint8_t* const* keys, Range positions, int row, float* scores) {
-  const float* q[Rows];
+template <int Rows>
+TF_INLINE void find_rows(const AttendTile& t, int row, const float* (&q)[Rows]) {
   for (int r = 0; r < Rows; ++r) {
     q[r] = t.q + (row + r) / t.group * t.q_token + (row + r) % t.group * t.q_head;
   }
+}
+
+template <int Rows, class Row>
+void score_rows(const AttendTile& t, const uint8_t* const* keys, Range positions, int row, float* scores) {
+  const float* q[Rows];
+  find_rows(t, row, q);
   for (int p = positions.begin; p < positions.end; p += 4) dots<Rows, Row>(q, keys + p, t.head_dim, scores + p);
+}
+
+constexpr int kPanel = 32;     // keys in a transposed slice
+constexpr int kManyRows = 12;  // from here on a slice is made float32 for all rows
+
+// panel[d][0 .. kPanel) = the keys' values at depth d, zeros up to the next multiple of 8 depths.
+template <class Row>
+void transpose(const uint8_t* const* keys, int depth, float* panel) {
+  for (int d = 0; d < depth; d += 8, panel += 8 * kPanel) {
+    for (int p = 0; p < kPanel; p += 8) {
+      Simd::F part[8];
+      for (int i = 0; i < 8; ++i) {
+        part[i] = d + 8 <= depth ? Row::load(keys[p + i], d) : Row::load_n(keys[p + i], d, depth - d);
+      }
+      Simd::transpose(part);
+      for (int i = 0; i < 8; ++i) Simd::store(panel + i * kPanel + p, part[i]);
+    }
+  }
+}
+
+// sum[r] = q[r] . two vectors of keys, of the depths whose remainder by 8 is within [first, first + Lanes).
+template <int Lanes, int Rows>
+TF_INLINE void dot_keys(const float* const* q, const float* panel, int depth, int first,
+                        Wide::F (&sum)[Rows][2]) {
+  if constexpr (Lanes == 1) {
+    unroll<Rows>([&](auto r) TF_LAMBDA { sum[r][0] = sum[r][1] = Wide::zero(); });
+    for (int d = first; d < depth; d += 8) {
+      const Wide::F a = Wide::load(panel + d * kPanel), b = Wide::load(panel + d * kPanel + Wide::lanes);
+      unroll<Rows>([&](auto r) TF_LAMBDA {
+        const Wide::F x = Wide::set(q[r][d]);
+        sum[r][0] = Wide::fma(x, a, sum[r][0]);
+        sum[r][1] = Wide::fma(x, b, sum[r][1]);
+      });
+    }
+  } else {
+    Wide::F more[Rows][2];
+    dot_keys<Lanes / 2>(q, panel, depth, first, sum);
+    dot_keys<Lanes / 2>(q, panel, depth, first + Lanes / 2, more);
+    unroll<Rows>([&](auto r) TF_LAMBDA {
+      sum[r][0] = Wide::add(sum[r][0], more[r][0]);
+      sum[r][1] = Wide::add(sum[r][1], more[r][1]);
+    });
+  }
+}
+
+template <int Rows>
+void score_panel(const AttendTile& t, const float* panel, int row, float* scores) {
+  const float* q[Rows];
+  find_rows(t, row, q);
+  for (int p = 0; p < kPanel; p += 2 * Wide::lanes) {
+    Wide::F sum[Rows][2];
+    dot_keys<8>(q, panel + p, t.head_dim, 0, sum);
+    for (int r = 0; r < Rows; ++r) {
+      Wide::store(scores + r * kScoreRow + p, sum[r][0]);
+      Wide::store(scores + r * kScoreRow + p + Wide::lanes, sum[r][1]);
+    }
+  }
 }
 
 // Asks for the keys of the next slice and the values of this one, before the arithmetic on this
@@ -78,29 +142,35 @@ TF_INLINE void fetch_ahead(const AttendTile& t, const uint8_t* const* keys, Rang
 
 // Scores to weights in place; m and l to the row's head. Scaled: the keys' factors are in key_scales.
 template <bool Scaled>
-TF_INLINE void soften(const AttendTile& t, Range seen, const float* key_scales, float* scores, float* head) {
-  const Simd::F scale = Simd::set(t.scale), nothing = Simd::set(-__builtin_inff());
-  const int begin = seen.begin / 8 * 8;
-  Simd::F top = nothing;
-  for (int p = begin; p < seen.end; p += 8) {
-    Simd::F s = Simd::load(scores + p);
-    if constexpr (Scaled) s = Simd::mul(s, Simd::load(key_scales + p));
-    s = Simd::mul(s, scale);
+void soften(const AttendTile& t, Range seen, const float* key_scales, float* scores, float* head) {
+  using F = Wide::F;
+  constexpr int step = Wide::lanes;
+  const F scale = Wide::set(t.scale), nothing = Wide::set(-__builtin_inff());
+  const int begin = seen.begin / step * step;
+  const auto seen_only = [&](F v, int p, F other) TF_LAMBDA {
+    if (p >= seen.begin && p + step <= seen.end) return v;
+    return Wide::keep(v, p, seen.begin, seen.end, other);
+  };
+  F top = nothing;
+  for (int p = begin; p < seen.end; p += step) {
+    F s = Wide::load(scores + p);
+    if constexpr (Scaled) s = Wide::mul(s, Wide::load(key_scales + p));
+    s = Wide::mul(s, scale);
     if (t.softcap != 0.0f) {
-      const Simd::F cap = Simd::set(t.softcap);
-      s = Simd::mul(tanh_lanes(Simd::div(s, cap)), cap);
+      const F cap = Wide::set(t.softcap);
+      s = Wide::mul(tanh_lanes<Wide>(Wide::div(s, cap)), cap);
     }
-    s = Simd::keep(s, p, seen.begin, seen.end, nothing);
-    Simd::store(scores + p, s);
-    top = Simd::max(s, top);
+    s = seen_only(s, p, nothing);
+    Wide::store(scores + p, s);
+    top = Wide::max(s, top);
   }
-  const float m = Simd::max_lane(top);
+  const float m = Wide::max_lane(top);
   Simd::F sum = Simd::zero();
-  for (int p = begin; p < seen.end; p += 8) {
-    Simd::F w = exp_lanes(Simd::sub(Simd::load(scores + p), Simd::set(m)));
-    w = Simd::keep(w, p, seen.begin, seen.end, Simd::zero());
-    Simd::store(scores + p, w);
-    sum = Simd::add(sum, w);
+  for (int p = begin; p < seen.end; p += step) {
+    F w = exp_lanes<Wide>(Wide::sub(Wide::load(scores + p), Wide::set(m)));
+    w = seen_only(w, p, Wide::zero());
+    Wide::store(scores + p, w);
+    sum = Wide::add_halves(sum, w);
   }
   head[0] = m;
   head[1] = Simd::sum(sum);
@@ -167,8 +237,8 @@ void weigh_tile(const AttendTile& t, int64_t span, const uint8_t* const* values,
   }
 }
 
-// Where each key of the tile's range begins. Positions outside it (block table -1) are never touched;
-// up to three entries past the end repeat the last, for the groups of four in `dots`.
+// Where each key of the tile's range begins. Positions outside it (block table -1) are never touched:
+// their entries, for whole groups and panels of keys, repeat the first or the last.
 TF_INLINE void locate(const AttendTile& t, int64_t span, Range positions, const uint8_t** keys) {
   int64_t block = (span * kSpan + positions.begin) / t.block_tokens;
   int slot = static_cast<int>((span * kSpan + positions.begin) % t.block_tokens);
@@ -176,7 +246,8 @@ TF_INLINE void locate(const AttendTile& t, int64_t span, Range positions, const 
     const uint8_t* key = t.cache + t.table[block] * t.cache_block + slot * t.cache_token;
     for (; slot < t.block_tokens && p < positions.end; ++slot, ++p, key += t.cache_token) keys[p] = key;
   }
-  for (int i = 0; i < 3; ++i) keys[positions.end + i] = keys[positions.end - 1];
+  for (int p = positions.begin; p % kPanel != 0; --p) keys[p - 1] = keys[p];
+  for (int p = positions.end; p % kPanel != 0; ++p) keys[p] = keys[p - 1];
 }
 
 template <int Most, class F>
@@ -187,12 +258,12 @@ TF_INLINE void with_rows(int rows, const F& f) {
   f(std::integral_constant<int, Most>{});
 }
 
-template <class F>
+template <int Most, class F>
 TF_INLINE void each_tile(int rows, const F& f) {
-  const int tiles = (rows + Simd::attend_rows - 1) / Simd::attend_rows;
+  const int tiles = (rows + Most - 1) / Most;
   for (int i = 0; i < tiles; ++i) {
-    const TileRange tile = tile_of(rows, Simd::attend_rows, i);
-    with_rows<Simd::attend_rows>(tile.rows, [&](auto n) TF_LAMBDA { f(n, static_cast<int>(tile.begin)); });
+    const TileRange tile = tile_of(rows, Most, i);
+    with_rows<Most>(tile.rows, [&](auto n) TF_LAMBDA { f(n, static_cast<int>(tile.begin)); });
   }
 }
 
@@ -220,7 +291,6 @@ const uint8_t* const* widen(const uint8_t* const* rows, int depth, Range slice, 
     if (d < depth) Simd::store(floats + d, Row::load_n(rows[p], d, depth - d));
     floats += (depth + 7) / 8 * 8;
   }
-  for (int i = 0; i < 3; ++i) list[slice.end + i] = list[slice.end - 1];
   return list;
 }
 
@@ -233,24 +303,28 @@ void attend_span_of(const AttendTile& t, int64_t span, Range all, float* partial
   const uint8_t** cached = reinterpret_cast<const uint8_t**>(scales + 2 * kScoreRow);
   const uint8_t** widened = cached + kScoreRow;
   float* floats = scales + 6 * kScoreRow;
-  const bool wide = !std::is_same_v<Row, RowF32> && rows > 2 * Simd::attend_rows;
+  const bool many = rows >= kManyRows;
   locate(t, span, all, cached);
 
-  // Slices of keys small enough to stay in the first-level cache while all rows pass.
+  // Slices small enough to stay in the first-level cache while all rows pass.
   const int step = depth <= 64 ? 32 : depth <= 128 ? 16 : 8;
-  const auto each_slice = [&](int size, const auto& f) TF_LAMBDA {
-    for (int p = all.begin; p < all.end; p += size) {
-      const Range slice{p, p + size < all.end ? p + size : all.end};
-      if (wide) f(slice, RowF32{}, widen<Row>(cached, depth, slice, floats, widened));
-      else f(slice, Row{}, cached);
-    }
+  const int keys_step = many ? kPanel : step, round = many ? kPanel : 4;
+  const auto each_slice = [&](int begin, int size, const auto& f) TF_LAMBDA {
+    for (int p = begin; p < all.end; p += size) f(Range{p, p + size < all.end ? p + size : all.end});
   };
-  each_slice(step, [&](Range slice, auto row, const uint8_t* const* keys) TF_LAMBDA {
+  each_slice(all.begin / round * round, keys_step, [&](Range slice) TF_LAMBDA {
     fetch_ahead(t, cached, slice, all.end);
     if constexpr (Row::scaled) read_scales(cached, depth, slice, scales);
-    each_tile(rows, [&](auto n, int r) TF_LAMBDA {
-      score_rows<n, decltype(row)>(t, keys, slice, r, scores + r * kScoreRow);
-    });
+    if (many) {
+      transpose<Row>(cached + slice.begin, depth, floats);
+      each_tile<Wide::panel_rows>(rows, [&](auto n, int r) TF_LAMBDA {
+        score_panel<n>(t, floats, r, scores + r * kScoreRow + slice.begin);
+      });
+    } else {
+      each_tile<Simd::attend_rows>(rows, [&](auto n, int r) TF_LAMBDA {
+        score_rows<n, Row>(t, cached, slice, r, scores + r * kScoreRow);
+      });
+    }
   });
   for (int r = 0; r < rows; ++r) {
     const Range seen = row_range(t, span, r / t.group);
@@ -258,16 +332,20 @@ void attend_span_of(const AttendTile& t, int64_t span, Range all, float* partial
     if (seen.empty()) head[1] = -1.0f;
     else soften<Row::scaled>(t, seen, scales, scores + r * kScoreRow, head);
   }
-  for (int p = all.begin; p < all.end + 3; ++p) cached[p] += t.cache_values;
-  each_slice(2 * step, [&](Range slice, auto row, const uint8_t* const* values) TF_LAMBDA {
+  for (int p = all.begin; p < all.end; ++p) cached[p] += t.cache_values;
+  each_slice(all.begin, 2 * step, [&](Range slice) TF_LAMBDA {
     if constexpr (Row::scaled) {
       read_scales(cached, depth, slice, scales);
       for (int r = 0; r < rows; ++r) scale_weights(scales, slice, scores + r * kScoreRow);
     }
-    each_tile(rows, [&](auto n, int r) TF_LAMBDA {
-      weigh_tile<n, decltype(row)>(t, span, values, slice, r, scores + r * kScoreRow,
-                                   partial + r * row_floats + 8, row_floats);
-    });
+    const auto weigh_all = [&](auto row, const uint8_t* const* values) TF_LAMBDA {
+      each_tile<Simd::attend_rows>(rows, [&](auto n, int r) TF_LAMBDA {
+        weigh_tile<n, decltype(row)>(t, span, values, slice, r, scores + r * kScoreRow,
+                                     partial + r * row_floats + 8, row_floats);
+      });
+    };
+    if (many && !std::is_same_v<Row, RowF32>) weigh_all(RowF32{}, widen<Row>(cached, depth, slice, floats, widened));
+    else weigh_all(Row{}, cached);
   });
 }
 

@@ -15,7 +15,9 @@ struct Simd {
   using I = __m256i;
   static constexpr int tile_rows = 6;    // 6 x 16 outputs in 12 of 16 registers
   static constexpr int few_rows = 4;     // up to here weights are not worth storing unpacked
+  static constexpr int lanes = 8;
   static constexpr int attend_rows = 3;  // 3 x 4 scores in 12 registers
+  static constexpr int panel_rows = 6;   // 6 x 2 vectors of keys in 12 registers
 
   static TF_INLINE F zero() { return _mm256_setzero_ps(); }
   static TF_INLINE F set(float x) { return _mm256_set1_ps(x); }
@@ -61,15 +63,35 @@ struct Simd {
     const __m128 t = _mm_add_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_add_ss(t, _mm_movehdup_ps(t)));
   }
+  static TF_INLINE F add_halves(F sum, F v) { return add(sum, v); }  // all lanes of wider vectors
   static TF_INLINE float max_lane(F v) {
     const __m128 s = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     const __m128 t = _mm_max_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_max_ss(t, _mm_movehdup_ps(t)));
   }
-  // The lane sums of four vectors, each added in the same order whatever its place.
+  // The lane sums of four vectors, each ((0+1)+(2+3))+((4+5)+(6+7)).
   static TF_INLINE void sum4(F a, F b, F c, F d, float* out) {
     const F t = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
     _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(t), _mm256_extractf128_ps(t, 1)));
+  }
+
+  // Lane j of vector i <-> lane i of vector j.
+  static TF_INLINE void transpose(F (&v)[8]) {
+    F pairs[8], fours[8];
+    for (int i = 0; i < 8; i += 2) {
+      pairs[i] = _mm256_unpacklo_ps(v[i], v[i + 1]);
+      pairs[i + 1] = _mm256_unpackhi_ps(v[i], v[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+      for (int j = 0; j < 2; ++j) {
+        fours[i + 2 * j] = _mm256_shuffle_ps(pairs[i + j], pairs[i + j + 2], 0x44);
+        fours[i + 2 * j + 1] = _mm256_shuffle_ps(pairs[i + j], pairs[i + j + 2], 0xee);
+      }
+    }
+    for (int i = 0; i < 4; ++i) {
+      v[i] = _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x20);
+      v[i + 4] = _mm256_permute2f128_ps(fours[i], fours[i + 4], 0x31);
+    }
   }
 
   static TF_INLINE F load_f16(const void* p) {

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #if defined(__aarch64__)
 #include <arm_neon.h>
@@ -32,11 +33,14 @@ struct Simd {
   static constexpr int tile_rows = 6;  // 32 registers: 6 x 16 outputs take 24
   static constexpr int few_rows = 4;
   static constexpr int attend_rows = 3;
+  static constexpr int panel_rows = 6;
 #else
   static constexpr int tile_rows = 2;
   static constexpr int few_rows = 2;
   static constexpr int attend_rows = 1;
+  static constexpr int panel_rows = 2;
 #endif
+  static constexpr int lanes = 8;
 
   static TF_INLINE F zero() { return {f4{}, f4{}}; }
   static TF_INLINE F set(float x) { return {f4{x, x, x, x}, f4{x, x, x, x}}; }
@@ -114,17 +118,26 @@ struct Simd {
     const f4 s = v.lo + v.hi;
     return (s[0] + s[2]) + (s[1] + s[3]);
   }
+  static TF_INLINE F add_halves(F sum, F v) { return add(sum, v); }  // all lanes of wider vectors
   static TF_INLINE float max_lane(F v) {
     const f4 s = v.lo > v.hi ? v.lo : v.hi;
     const float a = s[0] > s[2] ? s[0] : s[2], b = s[1] > s[3] ? s[1] : s[3];
     return a > b ? a : b;
   }
-  // The lane sums of four vectors, each added in the same order whatever its place.
+  // The lane sums of four vectors, each ((0+1)+(2+3))+((4+5)+(6+7)).
   static TF_INLINE void sum4(F a, F b, F c, F d, float* out) {
-    out[0] = sum(a);
-    out[1] = sum(b);
-    out[2] = sum(c);
-    out[3] = sum(d);
+    transpose4(a.lo, b.lo, c.lo, d.lo);
+    transpose4(a.hi, b.hi, c.hi, d.hi);
+    const f4 all = ((a.lo + b.lo) + (c.lo + d.lo)) + ((a.hi + b.hi) + (c.hi + d.hi));
+    std::memcpy(out, &all, 16);
+  }
+  // Lane j of vector i <-> lane i of vector j.
+  static TF_INLINE void transpose(F (&v)[8]) {
+    transpose4(v[0].lo, v[1].lo, v[2].lo, v[3].lo);
+    transpose4(v[4].hi, v[5].hi, v[6].hi, v[7].hi);
+    transpose4(v[0].hi, v[1].hi, v[2].hi, v[3].hi);
+    transpose4(v[4].lo, v[5].lo, v[6].lo, v[7].lo);
+    for (int i = 0; i < 4; ++i) std::swap(v[i].hi, v[i + 4].lo);
   }
 
   static TF_INLINE F load_f16(const void* p) {
@@ -180,6 +193,14 @@ struct Simd {
   }
 
  private:
+  static TF_INLINE void transpose4(f4& a, f4& b, f4& c, f4& d) {
+    const f4 p = {a[0], b[0], a[1], b[1]}, q = {a[2], b[2], a[3], b[3]};
+    const f4 r = {c[0], d[0], c[1], d[1]}, s = {c[2], d[2], c[3], d[3]};
+    a = f4{p[0], p[1], r[0], r[1]};
+    b = f4{p[2], p[3], r[2], r[3]};
+    c = f4{q[0], q[1], s[0], s[1]};
+    d = f4{q[2], q[3], s[2], s[3]};
+  }
   template <class Fn>
   static TF_INLINE I map(I v, Fn fn) {
     return {fn(v.lo), fn(v.hi)};
