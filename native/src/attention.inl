@@ -176,25 +176,29 @@ void soften(const AttendTile& t, Range seen, const float* key_scales, float* sco
   head[1] = Simd::sum(sum);
 }
 
-// acc[r][0 .. 8 Vectors) += sum over positions of weight[r][p] value[p]; lanes < 8: a partial vector.
-template <int Rows, int Vectors, class Row>
+// acc[r][0 .. Vectors of S) += sum over positions of weight[r][p] value[p]; lanes < 8: a partial vector.
+template <class S, int Rows, int Vectors, class Row>
 TF_INLINE void weigh(const uint8_t* const* values, int offset, int lanes, Range positions,
                      const float* weights, float* acc, int64_t acc_row) {
-  Simd::F sum[Rows][Vectors];
+  typename S::F sum[Rows][Vectors];
   unroll<Rows>([&](auto r) TF_LAMBDA {
-    unroll<Vectors>([&](auto v) TF_LAMBDA { sum[r][v] = Simd::load(acc + r * acc_row + v * 8); });
+    unroll<Vectors>([&](auto v) TF_LAMBDA { sum[r][v] = S::load(acc + r * acc_row + v * S::lanes); });
   });
   for (int p = positions.begin; p < positions.end; ++p) {
-    Simd::F w[Rows];
-    unroll<Rows>([&](auto r) TF_LAMBDA { w[r] = Simd::set(weights[r * kScoreRow + p]); });
+    typename S::F w[Rows];
+    unroll<Rows>([&](auto r) TF_LAMBDA { w[r] = S::set(weights[r * kScoreRow + p]); });
     unroll<Vectors>([&](auto v) TF_LAMBDA {
-      const Simd::F x = Vectors == 1 && lanes < 8 ? Row::load_n(values[p], offset, lanes)
-                                                : Row::load(values[p], offset + v * 8);
-      unroll<Rows>([&](auto r) TF_LAMBDA { sum[r][v] = Simd::fma(w[r], x, sum[r][v]); });
+      typename S::F x;
+      if constexpr (Vectors == 1) {
+        x = lanes < 8 ? Row::load_n(values[p], offset, lanes) : Row::load(values[p], offset);
+      } else {
+        x = Row::template load<S>(values[p], offset + v * S::lanes);
+      }
+      unroll<Rows>([&](auto r) TF_LAMBDA { sum[r][v] = S::fma(w[r], x, sum[r][v]); });
     });
   }
   unroll<Rows>([&](auto r) TF_LAMBDA {
-    unroll<Vectors>([&](auto v) TF_LAMBDA { Simd::store(acc + r * acc_row + v * 8, sum[r][v]); });
+    unroll<Vectors>([&](auto v) TF_LAMBDA { S::store(acc + r * acc_row + v * S::lanes, sum[r][v]); });
   });
 }
 
@@ -203,9 +207,14 @@ void weigh_rows(const uint8_t* const* values, int depth, Range positions, const 
                 float* acc, int64_t acc_row) {
   if (positions.empty()) return;
   int d = 0;
-  for (; d + 32 <= depth; d += 32) weigh<Rows, 4, Row>(values, d, 8, positions, weights, acc + d, acc_row);
-  for (; d + 8 <= depth; d += 8) weigh<Rows, 1, Row>(values, d, 8, positions, weights, acc + d, acc_row);
-  if (d < depth) weigh<Rows, 1, Row>(values, d, depth - d, positions, weights, acc + d, acc_row);
+  const auto run = [&](auto vectors, int lanes, auto s) TF_LAMBDA {
+    weigh<decltype(s), Rows, vectors, Row>(values, d, lanes, positions, weights, acc + d, acc_row);
+  };
+  constexpr std::integral_constant<int, 1> one{};
+  constexpr std::integral_constant<int, 4> four{};
+  for (; d + 4 * Wide::lanes <= depth; d += 4 * Wide::lanes) run(four, 8, Wide{});
+  for (; d + 32 <= depth; d += 32) run(four, 8, Simd{});
+  for (; d < depth; d += 8) run(one, depth - d < 8 ? depth - d : 8, Simd{});
 }
 
 // Rows of one tile over one slice of positions. A row's own range may differ at the slice's edges:
@@ -321,7 +330,7 @@ void attend_span_of(const AttendTile& t, int64_t span, Range all, float* partial
         score_panel<n>(t, floats, r, scores + r * kScoreRow + slice.begin);
       });
     } else {
-      each_tile<Simd::attend_rows>(rows, [&](auto n, int r) TF_LAMBDA {
+      each_tile<Wide::attend_rows>(rows, [&](auto n, int r) TF_LAMBDA {
         score_rows<n, Row>(t, cached, slice, r, scores + r * kScoreRow);
       });
     }
@@ -339,7 +348,7 @@ void attend_span_of(const AttendTile& t, int64_t span, Range all, float* partial
       for (int r = 0; r < rows; ++r) scale_weights(scales, slice, scores + r * kScoreRow);
     }
     const auto weigh_all = [&](auto row, const uint8_t* const* values) TF_LAMBDA {
-      each_tile<Simd::attend_rows>(rows, [&](auto n, int r) TF_LAMBDA {
+      each_tile<Wide::attend_rows>(rows, [&](auto n, int r) TF_LAMBDA {
         weigh_tile<n, decltype(row)>(t, span, values, slice, r, scores + r * kScoreRow,
                                      partial + r * row_floats + 8, row_floats);
       });

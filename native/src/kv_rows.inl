@@ -4,36 +4,51 @@
 // float32: value = code * scale. `load` gives codes; whoever adds them up multiplies by the scale once
 // (see attention.inl). A row's bytes depend on that row alone.
 
-template <int Bytes, Simd::F (*Load)(const uint8_t*), void (*Store)(uint8_t*, Simd::F)>
+template <int Bytes, class Codec>
 struct PlainRow {
   static constexpr bool scaled = false;
-  static TF_INLINE Simd::F load(const uint8_t* row, int at) { return Load(row + at * Bytes); }
+  template <class S = Simd>
+  static TF_INLINE typename S::F load(const uint8_t* row, int at) {
+    return Codec::template load<S>(row + at * Bytes);
+  }
   static TF_INLINE Simd::F load_n(const uint8_t* row, int at, int n) {
     alignas(32) uint8_t part[8 * Bytes] = {};
     std::memcpy(part, row + at * Bytes, n * Bytes);
-    return Load(part);
+    return Codec::template load<Simd>(part);
   }
   static TF_INLINE void store_n(uint8_t* row, int at, Simd::F v, int n) {
-    if (n >= 8) return Store(row + at * Bytes, v);
+    if (n >= 8) return Codec::store(row + at * Bytes, v);
     alignas(32) uint8_t part[8 * Bytes];
-    Store(part, v);
+    Codec::store(part, v);
     std::memcpy(row + at * Bytes, part, n * Bytes);
   }
 };
 
-TF_INLINE Simd::F kv_load_f32(const uint8_t* p) { return Simd::load(reinterpret_cast<const float*>(p)); }
-TF_INLINE Simd::F kv_load_f16(const uint8_t* p) { return Simd::load_f16(p); }
-TF_INLINE Simd::F kv_load_bf16(const uint8_t* p) { return Simd::load_bf16(p); }
-TF_INLINE Simd::F kv_load_i8(const uint8_t* p) { return Simd::load_i8(p); }
-TF_INLINE void kv_store_f32(uint8_t* p, Simd::F v) { Simd::store(reinterpret_cast<float*>(p), v); }
-TF_INLINE void kv_store_f16(uint8_t* p, Simd::F v) { Simd::store_f16(p, v); }
-TF_INLINE void kv_store_bf16(uint8_t* p, Simd::F v) { Simd::store_bf16(p, v); }
-TF_INLINE void kv_store_i8(uint8_t* p, Simd::F v) { Simd::store_i8(p, v); }
+struct CodecF32 {
+  template <class S>
+  static TF_INLINE typename S::F load(const uint8_t* p) { return S::load(reinterpret_cast<const float*>(p)); }
+  static TF_INLINE void store(uint8_t* p, Simd::F v) { Simd::store(reinterpret_cast<float*>(p), v); }
+};
+struct CodecF16 {
+  template <class S>
+  static TF_INLINE typename S::F load(const uint8_t* p) { return S::load_f16(p); }
+  static TF_INLINE void store(uint8_t* p, Simd::F v) { Simd::store_f16(p, v); }
+};
+struct CodecBf16 {
+  template <class S>
+  static TF_INLINE typename S::F load(const uint8_t* p) { return S::load_bf16(p); }
+  static TF_INLINE void store(uint8_t* p, Simd::F v) { Simd::store_bf16(p, v); }
+};
+struct CodecI8 {
+  template <class S>
+  static TF_INLINE typename S::F load(const uint8_t* p) { return S::load_i8(p); }
+  static TF_INLINE void store(uint8_t* p, Simd::F v) { Simd::store_i8(p, v); }
+};
 
-using RowF32 = PlainRow<4, kv_load_f32, kv_store_f32>;
-using RowF16 = PlainRow<2, kv_load_f16, kv_store_f16>;
-using RowBf16 = PlainRow<2, kv_load_bf16, kv_store_bf16>;
-struct RowI8 : PlainRow<1, kv_load_i8, kv_store_i8> {
+using RowF32 = PlainRow<4, CodecF32>;
+using RowF16 = PlainRow<2, CodecF16>;
+using RowBf16 = PlainRow<2, CodecBf16>;
+struct RowI8 : PlainRow<1, CodecI8> {
   static constexpr bool scaled = true;
 };
 

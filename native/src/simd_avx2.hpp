@@ -24,7 +24,10 @@ struct Simd {
   static TF_INLINE F load(const float* p) { return _mm256_loadu_ps(p); }
   static TF_INLINE void store(float* p, F v) { _mm256_storeu_ps(p, v); }
   static TF_INLINE F load_n(const float* p, int n) { return _mm256_maskload_ps(p, first(n)); }
-  static TF_INLINE void store_n(float* p, F v, int n) { _mm256_maskstore_ps(p, first(n), v); }
+  static TF_INLINE void store_n(float* p, F v, int n) {
+    if (n >= 8) return store(p, v);  // masked stores are slow on some processors
+    _mm256_maskstore_ps(p, first(n), v);
+  }
 
   static TF_INLINE F add(F a, F b) { return _mm256_add_ps(a, b); }
   static TF_INLINE F sub(F a, F b) { return _mm256_sub_ps(a, b); }

@@ -11,6 +11,7 @@ struct Wide {
   using F = __m512;
   using I = __m512i;
   static constexpr int lanes = 16;
+  static constexpr int attend_rows = 6;  // 6 x 4 sums in 24 of 32 registers
   static constexpr int panel_rows = 6;
 
   static TF_INLINE F zero() { return _mm512_setzero_ps(); }
@@ -43,6 +44,17 @@ struct Wide {
     const uint32_t in = (~0u << (begin > base ? begin - base : 0)) &
                         (end - base < 16 ? ~(~0u << (end - base)) : 0xffffu);
     return _mm512_mask_blend_ps(static_cast<__mmask16>(in), other, v);
+  }
+
+  static TF_INLINE F load_f16(const void* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
+  }
+  static TF_INLINE F load_bf16(const void* p) {
+    const I wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+  }
+  static TF_INLINE F load_i8(const void* p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))));
   }
 
   static TF_INLINE float max_lane(F v) { return Simd::max_lane(Simd::max(low(v), high(v))); }
