@@ -69,8 +69,7 @@ void score_rows(const AttendTile& t, const uint8_t* const* keys, Range positions
   for (int p = positions.begin; p < positions.end; p += 4) dots<Rows, Row>(q, keys + p, t.head_dim, scores + p);
 }
 
-constexpr int kPanel = 32;     // keys in a transposed slice
-constexpr int kManyRows = 12;  // from here on a slice is made float32 for all rows
+constexpr int kPanel = 32;  // keys in a transposed slice
 
 // panel[d][0 .. kPanel) = the keys' values at depth d, zeros up to the next multiple of 8 depths.
 template <class Row>
@@ -312,7 +311,7 @@ void attend_span_of(const AttendTile& t, int64_t span, Range all, float* partial
   const uint8_t** cached = reinterpret_cast<const uint8_t**>(scales + 2 * kScoreRow);
   const uint8_t** widened = cached + kScoreRow;
   float* floats = scales + 6 * kScoreRow;
-  const bool many = rows >= kManyRows;
+  const bool many = rows >= Wide::many_rows;  // a slice is made float32 for all rows
   locate(t, span, all, cached);
 
   // Slices small enough to stay in the first-level cache while all rows pass.

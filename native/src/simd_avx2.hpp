@@ -18,6 +18,7 @@ struct Simd {
   static constexpr int lanes = 8;
   static constexpr int attend_rows = 3;  // 3 x 4 scores in 12 registers
   static constexpr int panel_rows = 6;   // 6 x 2 vectors of keys in 12 registers
+  static constexpr int many_rows = 12;   // from here on transposed keys are worth their making
 
   static TF_INLINE F zero() { return _mm256_setzero_ps(); }
   static TF_INLINE F set(float x) { return _mm256_set1_ps(x); }

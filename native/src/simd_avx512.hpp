@@ -13,6 +13,7 @@ struct Wide {
   static constexpr int lanes = 16;
   static constexpr int attend_rows = 6;  // 6 x 4 sums in 24 of 32 registers
   static constexpr int panel_rows = 6;
+  static constexpr int many_rows = 12;
 
   static TF_INLINE F zero() { return _mm512_setzero_ps(); }
   static TF_INLINE F set(float x) { return _mm512_set1_ps(x); }

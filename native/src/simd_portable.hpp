@@ -34,11 +34,13 @@ struct Simd {
   static constexpr int few_rows = 4;
   static constexpr int attend_rows = 3;
   static constexpr int panel_rows = 6;
+  static constexpr int many_rows = 12;
 #else
   static constexpr int tile_rows = 2;
   static constexpr int few_rows = 2;
   static constexpr int attend_rows = 1;
   static constexpr int panel_rows = 2;
+  static constexpr int many_rows = 3;  // float16 is slow to read
 #endif
   static constexpr int lanes = 8;
 
@@ -193,13 +195,21 @@ struct Simd {
   }
 
  private:
+  template <int A, int B, int C, int D>  // lanes of a (0..3) and b (4..7)
+  static TF_INLINE f4 pick(f4 a, f4 b) {
+#if defined(__clang__)
+    return __builtin_shufflevector(a, b, A, B, C, D);
+#else
+    return __builtin_shuffle(a, b, i4{A, B, C, D});
+#endif
+  }
   static TF_INLINE void transpose4(f4& a, f4& b, f4& c, f4& d) {
-    const f4 p = {a[0], b[0], a[1], b[1]}, q = {a[2], b[2], a[3], b[3]};
-    const f4 r = {c[0], d[0], c[1], d[1]}, s = {c[2], d[2], c[3], d[3]};
-    a = f4{p[0], p[1], r[0], r[1]};
-    b = f4{p[2], p[3], r[2], r[3]};
-    c = f4{q[0], q[1], s[0], s[1]};
-    d = f4{q[2], q[3], s[2], s[3]};
+    const f4 p = pick<0, 4, 1, 5>(a, b), q = pick<2, 6, 3, 7>(a, b);
+    const f4 r = pick<0, 4, 1, 5>(c, d), s = pick<2, 6, 3, 7>(c, d);
+    a = pick<0, 1, 4, 5>(p, r);
+    b = pick<2, 3, 6, 7>(p, r);
+    c = pick<0, 1, 4, 5>(q, s);
+    d = pick<2, 3, 6, 7>(q, s);
   }
   template <class Fn>
   static TF_INLINE I map(I v, Fn fn) {

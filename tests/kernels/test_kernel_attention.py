@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 from kernel_cases import COLUMNS, attend, attention_definition, make, paged
 from torch import Tensor
 
-NATIVE = ("avx2", "portable")
+from tenfold.core.types import KVDtype
+from tenfold.kernels.kv_rows import KV_DTYPES
+
+NATIVE = ("avx512", "avx2", "portable")
 
 
 def assert_close(got: Tensor, want: Tensor, limit: float = 2e-6) -> None:
@@ -103,6 +106,15 @@ def test_threads_change_nothing(column: str, tokens: int) -> None:
     case = paged([(900, tokens), (5, tokens)], heads=6, kv_heads=2, dim=64)
     results = [attend(make(column, threads), case) for threads in (1, 2, 3, 8)]
     assert all(torch.equal(results[0], other) for other in results[1:])
+
+
+@pytest.mark.parametrize("dtype", KV_DTYPES)
+@pytest.mark.parametrize("dim", [20, 64, 72, 96, 128])
+def test_wide_registers_change_nothing(dim: int, dtype: KVDtype) -> None:
+    case = paged([(300, 1), (40, 2), (250, 30)], heads=6, kv_heads=2, dim=dim, dtype=dtype)
+    for options in ({}, {"window": 100, "softcap": 3.0}):
+        wide, narrow = (attend(make(column), case, **options) for column in ("avx512", "avx2"))
+        assert torch.equal(wide, narrow)
 
 
 def test_torch_threads_change_nothing() -> None:

@@ -13,7 +13,7 @@ from tenfold.core.types import KVDtype
 from tenfold.kernels.checks import ShapeError
 from tenfold.kernels.kv_rows import KV_DTYPES, encode
 
-NATIVE = ("avx2", "portable")
+NATIVE = ("avx512", "avx2", "portable")
 DIMS = [64, 80, 96, 128, 256]
 
 
