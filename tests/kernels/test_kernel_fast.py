@@ -83,8 +83,8 @@ def test_close_to_exact_products(column: str, kind: WeightKind) -> None:
     got = kernels.linear(x, packed(kernels, kind, rows, cols, raw))
     w = dequantise(kind, rows, cols, raw).double()
     want = x.double() @ w.T
-    # Half a step a column, a step at most 2^-14 of the block's largest value (of bytes 1/127, unless
-    # the block is fine), then float32 sums of what the codes and the minima give apart.
+    # Half a step a column; a step is at most 2^-14 of the block's largest value (of bytes 1/127, if
+    # the block is not fine). Then float32 sums of what the codes and the minima give apart.
     largest_TB = x.double().abs().unflatten(1, (-1, 32)).amax(-1)
     half_TB = torch.full_like(largest_TB, 2.0**-15)
     if kind in FOUR_BIT:
@@ -220,7 +220,9 @@ def test_bytes() -> None:
     x[0, 32:34] = torch.tensor([127.0, -126.4])
     x[0, 64] = 40.0
     steps = quantise_bytes(x)
-    assert steps.fine_TB.tolist() == [[False, True, False, False]]  # 127 > 1.5 * (1.27 + 127 + 40) / 4
+    assert steps.fine_TB.tolist() == [
+        [False, True, False, False]
+    ]  # 127 > 1.5 * (1.27 + 127 + 40) / 4
     assert torch.allclose(steps.step_TB, torch.tensor([[0.01, 1.0, 40 / 127, 2.0**-87 / 127]]))
     assert steps.high_TI[0, [0, 1, 2, 32, 33, 64, 96]].tolist() == [127, -63, 1, 127, -126, 127, 0]
     # -0.635 lies between two steps: exactly half of 1.27, and floor((-16256 + 128) / 256) = -63

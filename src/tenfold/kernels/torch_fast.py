@@ -72,7 +72,7 @@ def quantise(x_TI: Tensor) -> Steps:
 
 
 class ByteSteps(NamedTuple):
-    """Activations as high bytes, and low ones where a block is fine: x = step (high + low / 256)."""
+    """Activations as high bytes, and low ones in fine blocks: x = step (high + low / 256)."""
 
     high_TI: Tensor
     """In [-127, 127], float64."""
@@ -84,8 +84,8 @@ class ByteSteps(NamedTuple):
 
 
 def quantise_bytes(x_TI: Tensor) -> ByteSteps:
-    """With m a block's largest value: q = x * (32512 / m), rounded in float32 and then to the nearest
-    integer (ties to even), high = (q + 128) // 256, low = q - 256 high, step = m / 127."""
+    """With m a block's largest value: q = x * (32512 / m), rounded in float32 and then to the
+    nearest integer (ties to even), high = (q + 128) // 256, low = q - 256 high, step = m / 127."""
     x_TBK = x_TI.reshape(x_TI.shape[0], x_TI.shape[1] // BLOCK, BLOCK)
     largest_TB = x_TBK.abs().amax(-1)
     broken = ~torch.isfinite(x_TBK).all(-1)
