@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from engine.harness import BLOCK, Sim, costs
-from engine.test_exact import Real
+from engine.test_exact import Real, with_scratch
 from models.tiny import make_tiny
 from tenfold.core.errors import ConfigError
 from tenfold.core.messages import Generate, StepDone
@@ -269,7 +269,7 @@ def test_preemption_among_guesses_changes_nothing(
             -(-blocks * group.block_bytes(16) // (16 << 10)) + 1
             for group in roomy.instance.batcher.cache.groups
         )
-        memory = (roomy.weight_pages + pages + slack) * (16 << 10)
+        memory = with_scratch(roomy, pages + slack)
         tight = _speak(tiny, output=60, memory_bytes=memory, speculation="ngram")
         assert tight.tokens == roomy.tokens and tight.said == roomy.said  # type: ignore[attr-defined]
         preemptions += tight.instance.batcher.preemptions

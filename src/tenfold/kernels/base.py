@@ -19,6 +19,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from torch import Tensor
 
 from tenfold.core.types import KVDtype
+from tenfold.kernels.scratch import ScratchMemory
 
 WeightKind = Literal["f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q8_0", "q4_k", "q6_k"]
 
@@ -211,6 +212,16 @@ class WideLogits(Protocol):
 
     def logits(self, x_TI: Tensor, weight: PackedWeight) -> Tensor:
         """x @ W^T -> (T, O) float32."""
+        ...
+
+
+@runtime_checkable
+class ScratchKernels(Protocol):
+    """A column whose results of a scope lie in memory of its own, unless a device lends it some."""
+
+    def use_scratch(self, memory: ScratchMemory) -> None:
+        """Results made in scopes come from ``memory`` from now on; no scope is open. Tapes recorded
+        before must not be replayed."""
         ...
 
 

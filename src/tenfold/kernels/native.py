@@ -20,7 +20,7 @@ from tenfold.kernels.base import PackedWeight, WeightKind
 from tenfold.kernels.checks import ShapeError
 from tenfold.kernels.kv_rows import KV_DTYPES, kv_dtype_of
 from tenfold.kernels.quant import raw_bytes
-from tenfold.kernels.scratch import Scratch
+from tenfold.kernels.scratch import Scratch, ScratchMemory
 
 if TYPE_CHECKING:
     from tenfold._native import Runtime
@@ -98,6 +98,11 @@ class NativeKernels:
 
     def scope(self) -> AbstractContextManager[None]:
         return self._scratch.scope()
+
+    def use_scratch(self, memory: ScratchMemory) -> None:
+        if self._scratch.active:
+            raise TenfoldError("scratch memory cannot be changed inside a scope")
+        self._scratch = Scratch(memory)
 
     def tape(self) -> NativeTape:
         return NativeTape(self, self._runtime, self._extension.Tape())

@@ -18,6 +18,7 @@ from tenfold.core.errors import ConfigError
 from tenfold.core.types import KVDtype
 from tenfold.kernels.base import GroupedKernels, Kernels, WideLogits
 from tenfold.models.batch import ForwardBatch, Rank
+from tenfold.models.footprint import Footprint
 from tenfold.models.layers import GatedMlp, Linear
 from tenfold.models.moe import Mixture
 from tenfold.models.moe_grouped import GroupedExperts
@@ -177,6 +178,7 @@ class Decoder:
                 f"device.kv_dtype to one of {', '.join(kernels.kv_dtypes)}"
             )
         self.kernels = kernels
+        self.scratch_bytes = Footprint(spec)
         self.recordable = not spec.moe_layers or isinstance(kernels, GroupedKernels)
         (self._embed,) = weights.matrices("embed")
         self._final_norm = weights.vector("final_norm")
