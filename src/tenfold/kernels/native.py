@@ -19,6 +19,7 @@ from tenfold.kernels import checks
 from tenfold.kernels.base import PackedWeight, WeightKind
 from tenfold.kernels.checks import ShapeError
 from tenfold.kernels.kv_rows import KV_DTYPES, kv_dtype_of
+from tenfold.kernels.native_experts import ExpertOperations
 from tenfold.kernels.quant import raw_bytes
 from tenfold.kernels.scratch import Scratch, ScratchMemory
 
@@ -52,7 +53,7 @@ class NativeTape:
             _refuse(exc)
 
 
-class NativeKernels:
+class NativeKernels(ExpertOperations):
     """The native column with its own pool of ``threads`` threads (the caller's included).
 
     ``extension`` is the module ``tenfold._native``; ``arch`` forces a row by name ("avx512",

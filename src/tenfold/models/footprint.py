@@ -9,8 +9,8 @@ from __future__ import annotations
 from tenfold.kernels.scratch import LINE
 from tenfold.models.spec import ModelSpec
 
-_TENSORS = 32
-"""Results alive at one time, at most, besides those of a mixture's experts."""
+_TENSORS = 40
+"""Results alive at one time, at most."""
 
 
 class Footprint:
@@ -25,8 +25,7 @@ class Footprint:
         self._feed = hidden + _mlp(spec)
         # After the last attention only the rows count: gathered first, then fed, then as logits.
         self._row = 3 * hidden + max(self._feed, spec.vocab + 2)
-        experts = 4 * spec.moe.experts if spec.moe else 0
-        self._edges = (_TENSORS + experts) * LINE
+        self._edges = _TENSORS * LINE + (spec.moe.experts if spec.moe else 0)
 
     def __call__(self, tokens: int, rows: int) -> int:
         widest = max(tokens * self._feed, rows * self._row)
@@ -39,7 +38,8 @@ def _mlp(spec: ModelSpec) -> int:
     dense = 3 * spec.ffn + hidden
     if moe is None:
         return dense
-    pairs = moe.top_k * (3 * moe.ffn + hidden)
+    # Weights, experts and order of the pairs, their results, and one expert's rows put together.
+    pairs = moe.top_k * (3 + 3 * moe.ffn + hidden) + hidden + 2 * moe.ffn
     shared = 3 * moe.shared_ffn + hidden + 1 if moe.shared_ffn else 0
-    mixture = moe.experts + pairs + shared
+    mixture = moe.experts + pairs + shared + hidden
     return max(dense, mixture) if len(spec.moe_layers) < spec.layers else mixture
