@@ -11,14 +11,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import zmq
 
 from fleet.services import device, serving, tiny, want
 from tenfold.client.base import collect
+from tenfold.core import wire
 from tenfold.core.errors import ConfigError, Unavailable, WorkerLost
+from tenfold.core.messages import Abort, Command, WorkerUp
 from tenfold.core.settings import DeviceSettings
 from tenfold.fleet.service import Service
 from tenfold.fleet.workers import InlineWorker, LocalWorker, Worker
 
+UP = WorkerUp("cpu:0", 1, 2, [])
 TWO = [device("cpu:0"), device("cpu:1")]
 
 
@@ -163,3 +167,92 @@ def test_the_control_plane_never_imports_torch(tmp_path: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
     )
     assert done.stdout.split() == ["False"]
+
+
+class NeverWaiting:
+    """A socket that takes ``room`` messages and would then make a caller wait who is willing to."""
+
+    closed = False
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+        self.taken: list[list[bytes]] = []
+        self.tries = 0
+        self.arrived: list[list[bytes]] = []
+
+    def send_multipart(self, parts: list[bytes], flags: int = 0) -> None:
+        assert flags & zmq.NOBLOCK, "the whole server would wait here"
+        self.tries += 1
+        if not self.room:
+            raise zmq.Again
+        self.room -= 1
+        self.taken.append(parts)
+
+    def getsockopt(self, option: int) -> int:
+        assert option == zmq.EVENTS
+        return int(zmq.POLLIN) if self.arrived else 0
+
+    def recv_multipart(self, flags: int = 0) -> list[bytes]:
+        assert flags & zmq.NOBLOCK
+        return self.arrived.pop(0)
+
+
+def _joined(socket: object) -> tuple[LocalWorker, list[object]]:
+    worker, heard = LocalWorker(device()), list[object]()
+    worker._socket, worker._loop = socket, asyncio.get_running_loop()
+    worker._on_event = heard.append
+    return worker, heard
+
+
+@pytest.mark.parametrize("room", [0, 2])
+def test_commands_to_a_worker_that_takes_none_are_never_waited_for(room: int) -> None:
+    """Gone (nothing is taken) or with a full pipe (some are): they are kept, in order, and handed
+    over when the worker is heard of again."""
+
+    async def run() -> None:
+        socket = NeverWaiting(room)
+        worker, heard = _joined(socket)
+        commands: list[Command] = [Abort(str(number)) for number in range(5)]
+        for command in commands:
+            worker.send(command)
+        assert socket.taken == [wire.encode(command) for command in commands[:room]]
+        assert len(worker._unsent) == 5 - room
+        await asyncio.sleep(0)  # what ``send`` put on the loop finds it as full as before
+        assert len(worker._unsent) == 5 - room and socket.tries < 15
+        socket.room = 3
+        socket.arrived.append(wire.encode(UP))
+        worker._receive()
+        assert heard == [UP] and socket.taken == [wire.encode(c) for c in commands[: room + 3]]
+        socket.room = 9
+        worker._receive()
+        assert socket.taken == [wire.encode(command) for command in commands]
+        assert not worker._unsent
+        socket.closed = True  # type: ignore[misc]
+        worker.send(commands[0])
+        assert not worker._unsent and len(socket.taken) == 5
+
+    asyncio.run(run())
+
+
+def test_commands_reach_a_worker_that_connects_after_them(tmp_path: Path) -> None:
+    """The same over real sockets: the first event of the other end brings what waited."""
+
+    async def run() -> None:
+        context = zmq.Context()
+        socket, other = context.socket(zmq.PAIR), context.socket(zmq.PAIR)
+        socket.bind(f"ipc://{tmp_path}/w")
+        worker, heard = _joined(socket)
+        commands: list[Command] = [Abort(str(number)) for number in range(3)]
+        for command in commands:
+            worker.send(command)
+        assert len(worker._unsent) == 3
+        other.connect(f"ipc://{tmp_path}/w")
+        other.send_multipart(wire.encode(UP))
+        assert socket.poll(10_000)
+        worker._receive()
+        assert heard == [UP] and not worker._unsent
+        for command in commands:
+            assert other.poll(10_000) and other.recv_multipart() == wire.encode(command)
+        context.destroy(linger=0)
+
+    asyncio.run(run())
