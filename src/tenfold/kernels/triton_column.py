@@ -105,7 +105,8 @@ class TritonKernels:
 
     def pack(self, kind: WeightKind, rows: int, cols: int, raw: Tensor, out: Tensor) -> None:
         """Dequantise on the CPU, part by part; ``out`` may be on the device."""
-        checks.packing(kind, rows, cols, raw, out, self.packed_bytes(kind, rows, cols))
+        size = self.packed_bytes(kind, rows, cols)
+        checks.packing(kind, rows, cols, raw, out, size, on_device=True)
         width = block_of(kind)
         row_bytes = cols // width.values * width.bytes
         flat = raw.reshape(-1)
