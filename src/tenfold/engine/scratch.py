@@ -1,8 +1,8 @@
 """A device's scratch: what steps need for a moment, from the same pool as weights, keys and values.
 
-One range serves all models of a device, as they take turns. Its pages are mapped from the first on
-and stay until the last model is gone, so recorded steps find their addresses again. Knows nothing
-of what a step computes; who must give way for it is the batcher's affair.
+One range serves all models of a device, as they take turns. Its pages are mapped from the first on,
+and those that a model may use stay until it is gone, so recorded steps find their addresses again.
+Knows nothing of what a step computes; who must give way for it is the batcher's affair.
 """
 
 from __future__ import annotations
@@ -72,10 +72,15 @@ class PoolScratch:
             self._pool.set_limit(OWNER, max(self._limits.values()))
 
     def leave(self, model: str) -> bool:
-        """The model is gone. True when it was the last: every page is back, and the addresses are
-        void."""
+        """The model is gone, and what no other may take is back. True when it was the last: then
+        the addresses are void."""
         with self._pool.held():
-            if self._limits.pop(model, None) is None or self._limits:
+            if self._limits.pop(model, None) is None or self._range is None:
+                return False
+            if self._limits:
+                keep = max(self._limits.values())
+                self._pool.set_limit(OWNER, keep)
+                self._range.unmap(range(keep, self._range.mapped_pages))
                 return False
             self._range = None
             self._pool.drop_owner(OWNER)
