@@ -9,20 +9,19 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from socket import socketpair
 
 import pytest
-import zmq
 
 from fleet.services import device, serving, tiny, want
 from tenfold.client.base import collect
 from tenfold.core import wire
 from tenfold.core.errors import ConfigError, Unavailable, WorkerLost
-from tenfold.core.messages import Abort, Command, WorkerUp
+from tenfold.core.messages import Abort, Command
 from tenfold.core.settings import DeviceSettings
 from tenfold.fleet.service import Service
 from tenfold.fleet.workers import InlineWorker, LocalWorker, Worker
 
-UP = WorkerUp("cpu:0", 1, 2, [])
 TWO = [device("cpu:0"), device("cpu:1")]
 
 
@@ -169,90 +168,80 @@ def test_the_control_plane_never_imports_torch(tmp_path: Path) -> None:
     assert done.stdout.split() == ["False"]
 
 
-class NeverWaiting:
-    """A socket that takes ``room`` messages and would then make a caller wait who is willing to."""
-
-    closed = False
+class Narrow:
+    """A socket that takes ``room`` bytes, and then none; the other end may be ``gone``."""
 
     def __init__(self, room: int) -> None:
-        self.room = room
-        self.taken: list[list[bytes]] = []
-        self.tries = 0
-        self.arrived: list[list[bytes]] = []
+        self.room, self.gone = room, False
+        self.taken = b""
 
-    def send_multipart(self, parts: list[bytes], flags: int = 0) -> None:
-        assert flags & zmq.NOBLOCK, "the whole server would wait here"
-        self.tries += 1
-        if not self.room:
-            raise zmq.Again
-        self.room -= 1
-        self.taken.append(parts)
-
-    def getsockopt(self, option: int) -> int:
-        assert option == zmq.EVENTS
-        return int(zmq.POLLIN) if self.arrived else 0
-
-    def recv_multipart(self, flags: int = 0) -> list[bytes]:
-        assert flags & zmq.NOBLOCK
-        return self.arrived.pop(0)
+    def send(self, data: bytes) -> int:
+        if self.gone:
+            raise BrokenPipeError
+        if data and not self.room:
+            raise BlockingIOError
+        part = data[: self.room]
+        self.taken += part
+        self.room -= len(part)
+        return len(part)
 
 
-def _joined(socket: object) -> tuple[LocalWorker, list[object]]:
-    worker, heard = LocalWorker(device()), list[object]()
-    worker._socket, worker._loop = socket, asyncio.get_running_loop()
-    worker._on_event = heard.append
-    return worker, heard
+class Watched:
+    """An event loop's list of who wants to write."""
+
+    def __init__(self) -> None:
+        self.writer: Callable[[], None] | None = None
+
+    def add_writer(self, socket: object, writer: Callable[[], None]) -> None:
+        self.writer = writer
+
+    def remove_writer(self, socket: object) -> None:
+        self.writer = None
 
 
-@pytest.mark.parametrize("room", [0, 2])
+@pytest.mark.parametrize("room", [0, 30])
 def test_commands_to_a_worker_that_takes_none_are_never_waited_for(room: int) -> None:
-    """Gone (nothing is taken) or with a full pipe (some are): they are kept, in order, and handed
-    over when the worker is heard of again."""
+    """With a full pipe they are kept, in order, until there is room; gone, they are dropped."""
+    worker, socket, loop = LocalWorker(device()), Narrow(room), Watched()
+    worker._socket, worker._loop = socket, loop  # type: ignore[assignment]
+    commands: list[Command] = [Abort(str(number)) for number in range(5)]
+    everything = b"".join(wire.encode(command) for command in commands)
+    for command in commands:
+        worker.send(command)
+    assert socket.taken == everything[:room] and worker._unsent == everything[room:]
+    assert loop.writer is not None
+    socket.room = 7
+    loop.writer()
+    assert socket.taken == everything[: room + 7] and loop.writer is not None
+    socket.room = 1000
+    loop.writer()
+    assert socket.taken == everything and not worker._unsent and loop.writer is None
+    socket.room = 0
+    worker.send(commands[0])
+    socket.gone = True
+    assert loop.writer is not None
+    loop.writer()
+    assert not worker._unsent and loop.writer is None
+    worker._socket = None
+    worker.send(commands[0])
+    assert not worker._unsent
+
+
+def test_a_full_pipe_does_not_stop_the_sender() -> None:
+    """The same over real sockets that nobody reads."""
 
     async def run() -> None:
-        socket = NeverWaiting(room)
-        worker, heard = _joined(socket)
-        commands: list[Command] = [Abort(str(number)) for number in range(5)]
-        for command in commands:
-            worker.send(command)
-        assert socket.taken == [wire.encode(command) for command in commands[:room]]
-        assert len(worker._unsent) == 5 - room
-        await asyncio.sleep(0)  # what ``send`` put on the loop finds it as full as before
-        assert len(worker._unsent) == 5 - room and socket.tries < 15
-        socket.room = 3
-        socket.arrived.append(wire.encode(UP))
-        worker._receive()
-        assert heard == [UP] and socket.taken == [wire.encode(c) for c in commands[: room + 3]]
-        socket.room = 9
-        worker._receive()
-        assert socket.taken == [wire.encode(command) for command in commands]
+        worker = LocalWorker(device())
+        worker._socket, theirs = socketpair()
+        worker._socket.setblocking(False)
+        worker._loop = asyncio.get_running_loop()
+        for _ in range(50):
+            worker.send(Abort("x" * 100_000))
+        assert len(worker._unsent) > 1_000_000
+        theirs.close()
+        worker._flush()
         assert not worker._unsent
-        socket.closed = True  # type: ignore[misc]
-        worker.send(commands[0])
-        assert not worker._unsent and len(socket.taken) == 5
-
-    asyncio.run(run())
-
-
-def test_commands_reach_a_worker_that_connects_after_them(tmp_path: Path) -> None:
-    """The same over real sockets: the first event of the other end brings what waited."""
-
-    async def run() -> None:
-        context = zmq.Context()
-        socket, other = context.socket(zmq.PAIR), context.socket(zmq.PAIR)
-        socket.bind(f"ipc://{tmp_path}/w")
-        worker, heard = _joined(socket)
-        commands: list[Command] = [Abort(str(number)) for number in range(3)]
-        for command in commands:
-            worker.send(command)
-        assert len(worker._unsent) == 3
-        other.connect(f"ipc://{tmp_path}/w")
-        other.send_multipart(wire.encode(UP))
-        assert socket.poll(10_000)
-        worker._receive()
-        assert heard == [UP] and not worker._unsent
-        for command in commands:
-            assert other.poll(10_000) and other.recv_multipart() == wire.encode(command)
-        context.destroy(linger=0)
+        worker._loop.remove_writer(worker._socket)
+        worker._socket.close()
 
     asyncio.run(run())
