@@ -63,6 +63,18 @@ void linear(Runtime& self, int kind, Address w, int64_t bytes, int64_t rows, int
   self.linear(weight, at<float>(x), tokens, x_row, at<float>(y), y_row);
 }
 
+using Experts = std::vector<Matrix>;
+
+void grouped(Runtime& self, const Experts& matrices, Address chosen, int64_t pairs, Address order, Address starts,
+             int64_t repeat, Address x, int64_t x_row, Address y, int64_t y_row, int64_t room,
+             Address x_rows, Address y_rows) {
+  const Route way{at<int32_t>(chosen), pairs, static_cast<int64_t>(matrices.size()), at<int32_t>(order),
+                  at<int32_t>(starts)};
+  const Unlocked unlocked(true);
+  self.grouped({matrices, way, repeat, at<float>(x), x_row, at<float>(y), y_row, room,
+                at<float>(x_rows), at<float>(y_rows)});
+}
+
 void embed(Runtime& self, int kind, Address w, int64_t bytes, int64_t rows, int64_t cols, Address ids,
            int64_t tokens, float scale, Address y) {
   self.embed(matrix(kind, w, bytes, rows, cols, 0), at<int32_t>(ids), tokens, scale, at<float>(y));
@@ -101,6 +113,11 @@ NB_MODULE(_native, m) {
   m.def("packed_bytes", packed_bytes);
   m.def("best_arch", [] { return choose_arch("")->name; });
   nb::class_<Tape>(m, "Tape").def(nb::init<>()).def("__len__", &Tape::size);
+  nb::class_<Experts>(m, "Experts")
+      .def(nb::init<>())
+      .def("add", [](Experts& self, int kind, Address w, int64_t bytes, int64_t rows, int64_t cols) {
+        self.push_back(matrix(kind, w, bytes, rows, cols, 0));
+      });
   nb::class_<Runtime>(m, "Runtime")
       .def(nb::init<int, const char*, bool>())
       .def_prop_ro("threads", &Runtime::threads)
@@ -158,6 +175,23 @@ NB_MODULE(_native, m) {
               int64_t head_stride, Address positions, Address cos, Address sin, int64_t table) {
              self.rope({at<float>(x), tokens, heads, token_stride, head_stride, n}, at<int32_t>(positions),
                        at<float>(cos), at<float>(sin), table);
+           })
+      .def("choose",
+           [](Runtime& self, Address logits, int64_t tokens, int64_t experts, int64_t top_k, bool norm,
+              Address weights, Address chosen) {
+             self.choose({at<float>(logits), tokens, experts, top_k, norm, at<float>(weights),
+                          at<int32_t>(chosen)});
+           })
+      .def("route",
+           [](Runtime& self, Address chosen, int64_t pairs, int64_t experts, Address order, Address starts) {
+             self.route({at<int32_t>(chosen), pairs, experts, at<int32_t>(order), at<int32_t>(starts)});
+           })
+      .def("grouped", grouped)
+      .def("mix",
+           [](Runtime& self, Address out, Address weights, int64_t tokens, int64_t top_k, int64_t n,
+              Address shared, Address gate, Address y) {
+             self.mix({at<float>(out), at<float>(weights), tokens, top_k, n, at<float>(shared),
+                       at<float>(gate), at<float>(y)});
            })
       .def("store_kv", store_kv)
       .def("attention", attention);

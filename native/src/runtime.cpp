@@ -354,4 +354,50 @@ void Runtime::attention(const Attend& a) {
   perform([=] { run_attention(a); });
 }
 
+void Runtime::choose(const Choice& c) {
+  perform([=] {
+    std::vector<double> room;
+    for (int64_t t = 0; t < c.tokens; ++t) choose_row(c, t, room);
+  });
+}
+
+void Runtime::route(const Route& r) {
+  perform([=] { sort_pairs(r); });
+}
+
+void Runtime::grouped(const Grouped& g) {
+  perform([=] { run_grouped(g); });
+}
+
+// An expert's rows are put together, multiplied as any matrix's are, and put where they belong.
+void Runtime::run_grouped(const Grouped& g) {
+  const int32_t* order = g.way.order;
+  for (int64_t e = 0; e < g.way.experts; ++e) {
+    const Matrix& w = g.matrices[e];
+    const int64_t end = g.way.starts[e + 1];
+    for (int64_t begin = g.way.starts[e], count; begin < end; begin += count) {
+      count = end - begin < g.room ? end - begin : g.room;
+      const auto from = [&](int64_t i) { return g.x + order[begin + i] / g.repeat * g.x_row; };
+      const auto to = [&](int64_t i) { return g.y + order[begin + i] * g.y_row; };
+      if (count == 1) {
+        run_linear(w, from(0), 1, g.x_row, to(0), g.y_row);
+        continue;
+      }
+      rows_of(count, count * w.cols, [&](int, int64_t i) {
+        std::memcpy(g.x_rows + i * w.cols, from(i), w.cols * sizeof(float));
+      });
+      run_linear(w, g.x_rows, count, w.cols, g.y_rows, w.rows);
+      rows_of(count, count * w.rows, [&](int, int64_t i) {
+        std::memcpy(to(i), g.y_rows + i * w.rows, w.rows * sizeof(float));
+      });
+    }
+  }
+}
+
+void Runtime::mix(const Mix& m) {
+  perform([=] {
+    rows_of(m.tokens, m.tokens * m.top_k * m.n, [=](int, int64_t t) { mix_row(m, t); });
+  });
+}
+
 }  // namespace tenfold

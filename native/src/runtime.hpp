@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "arch.hpp"
+#include "experts.hpp"
 #include "pool.hpp"
 
 namespace tenfold {
@@ -92,6 +93,10 @@ class Runtime {
   void rope(const Rows& x, const int32_t* positions, const float* cos, const float* sin, int64_t table);
   void store_kv(const Rows& k, const Rows& v, const Cache& cache, int64_t layer, const int32_t* slots);
   void attention(const Attend& a);
+  void choose(const Choice& c);
+  void route(const Route& r);
+  void grouped(const Grouped& g);
+  void mix(const Mix& m);
 
   void record(Tape* tape);
   void stop() { tape_ = nullptr; }
@@ -106,6 +111,7 @@ class Runtime {
   void perform(const F& operation);
   void run_linear(const Matrix& w, const float* x, int64_t tokens, int64_t x_row, float* y, int64_t y_row);
   void run_attention(const Attend& a);
+  void run_grouped(const Grouped& g);
   template <class F>
   void rows_of(int64_t rows, int64_t work, const F& row);
   Pool& pool();

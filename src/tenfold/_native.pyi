@@ -7,6 +7,10 @@ class Tape:
     def __init__(self) -> None: ...
     def __len__(self) -> int: ...
 
+class Experts:
+    def __init__(self) -> None: ...
+    def add(self, kind: int, weight: int, weight_bytes: int, rows: int, cols: int) -> None: ...
+
 class Runtime:
     def __init__(self, threads: int, arch: str, ints: bool) -> None: ...
     @property
@@ -96,6 +100,44 @@ class Runtime:
         cos: int,
         sin: int,
         table: int,
+    ) -> None: ...
+    def choose(
+        self,
+        logits: int,
+        tokens: int,
+        experts: int,
+        top_k: int,
+        norm: bool,
+        weights: int,
+        chosen: int,
+    ) -> None: ...
+    def route(self, chosen: int, pairs: int, experts: int, order: int, starts: int) -> None: ...
+    def grouped(
+        self,
+        matrices: Experts,
+        chosen: int,
+        pairs: int,
+        order: int,
+        starts: int,
+        repeat: int,
+        x: int,
+        x_row: int,
+        y: int,
+        y_row: int,
+        room: int,
+        x_rows: int,
+        y_rows: int,
+    ) -> None: ...
+    def mix(
+        self,
+        out: int,
+        weights: int,
+        tokens: int,
+        top_k: int,
+        n: int,
+        shared: int,
+        gate: int,
+        y: int,
     ) -> None: ...
     def store_kv(
         self,

@@ -18,9 +18,11 @@ from tenfold.engine.device import Device
 from tenfold.engine.engine import Engine
 from tenfold.engine.instance import GenerateInstance
 from tenfold.engine.runner import TorchRunner
+from tenfold.engine.scratch import SHARE
 from tenfold.engine.sequence import Choice, StepPlan
 from tenfold.engine.simulated import SimulatedRunner
 
+PAGE = 16 << 10
 FAMILIES = ["llama", "gemma3_text", "qwen2_moe"]
 
 
@@ -28,7 +30,7 @@ class Real:
     """A real device with one tiny model; steps take a cost model's time on a virtual clock."""
 
     def __init__(self, path: Path, options: ModelOptions | None = None, **settings: object) -> None:
-        values = {"memory_bytes": 24 << 20, "page_bytes": 16 << 10, "threads": 1}
+        values = {"memory_bytes": 24 << 20, "page_bytes": PAGE, "threads": 1}
         values |= {"kernels_mode": "exact", **settings}
         self.clock = VirtualClock()
         self.tokens: dict[str, list[int]] = {}
@@ -190,6 +192,14 @@ def test_a_model_s_own_type_comes_before_the_device_s(tiny: Path) -> None:
     real.close()
 
 
+def with_scratch(real: Real, pages: int) -> int:
+    """Bytes of a pool that leaves a model so many pages for keys and values: its weights, and room
+    for the results of its steps, come on top."""
+    runner = real.recorder.inner.inner  # type: ignore[attr-defined]
+    least = -(-runner.model.scratch_bytes(32, 16) // PAGE)
+    return (real.weight_pages + pages + max(least, pages // (SHARE - 1))) * PAGE
+
+
 def test_tokens_survive_preemption(tiny: Path) -> None:
     def run(**settings: object) -> Real:
         real = Real(tiny, **settings)
@@ -201,17 +211,16 @@ def test_tokens_survive_preemption(tiny: Path) -> None:
 
     roomy = run(prefix_cache=False)
     cache = roomy.instance.batcher.cache
-    weights = roomy.weight_pages
     longest = max(len(p) for p in _prompts().values()) + 70
-    least = weights
+    least = 0
     for group in cache.groups:
         blocks = -(-longest // 16)
         if group.window is not None:
             blocks = min(blocks, group.window // 16 + 2)
-        least += -(-blocks * group.block_bytes(16) // (16 << 10))
+        least += -(-blocks * group.block_bytes(16) // PAGE)
     preemptions = 0
     for slack in (6, 4, 2, 1):
-        tight = run(memory_bytes=(least + slack) * (16 << 10))
+        tight = run(memory_bytes=with_scratch(roomy, least + slack))
         assert tight.tokens == roomy.tokens
         preemptions += tight.instance.batcher.preemptions
     assert preemptions > 0

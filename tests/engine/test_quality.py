@@ -216,3 +216,11 @@ def test_as_a_program(pair: list[Path], tmp_path: Path, capsys: pytest.CaptureFi
     assert found["runs"][0]["parts"]["all"]["ratio"] == 1.0
     assert main([str(tmp_path / "nowhere.gguf")]) == 2
     assert "nowhere.gguf" in capsys.readouterr().err
+
+
+def test_all_logits_of_a_long_text_do_not_come_out_of_a_servers_scratch(tmp_path: Path) -> None:
+    """16 MiB: an eighth of it, which is what serving would take, does not hold these results."""
+    path = make_tiny("llama", tmp_path, max_position_embeddings=1024)
+    with ForcedModel(path, threads=1, memory_bytes=16 << 20) as model:
+        logits = model.step([Feed("a", [i % 300 + 3 for i in range(900)])])
+    assert logits.shape == (900, 304)

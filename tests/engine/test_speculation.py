@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 
 from engine.harness import BLOCK, Sim, costs
-from engine.test_exact import Real
+from engine.test_exact import Real, with_scratch
 from models.tiny import make_tiny
 from tenfold.core.errors import ConfigError
 from tenfold.core.messages import Generate, StepDone
 from tenfold.core.types import EngineRequest, SamplingParams
 from tenfold.costs.step import FixedStepModel, StepCosts
-from tenfold.engine.sequence import Sequence
+from tenfold.engine.sequence import Choice, Sequence, StepPlan
 from tenfold.engine.simulated import CountingPages, SimulatedRunner
 from tenfold.engine.speculator import PROBE_STEPS, Speculator, speculator
+from tenfold.kvcache.cache import SequenceKV
 from tenfold.kvcache.hashing import IntArray
 
 
@@ -120,6 +121,38 @@ def test_nobody_gives_way_to_a_guess() -> None:
     sim.run()
     assert batcher.preemptions == 0
     assert sim.heard.tokens["a"] == sim.heard.tokens["b"] == [(7 + i) % 3 + 1 for i in range(25)]
+
+
+def test_every_token_of_a_step_has_its_block_when_guesses_are_refused_theirs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Half the memory that the answers need: what a step computes has a place all the same."""
+    sim = Sim(speculation="ngram", prefix_cache=False)
+    batcher = sim.add(pages=CountingPages(4), executor=SimulatedRunner(sim.clock, costs(), _round))
+    cache, inner, refused = batcher.cache, sim.recorders["m"].inner, []
+    reserve = cache.reserve
+
+    def noting(kv: SequenceKV, upto: int) -> bool:
+        given = reserve(kv, upto)
+        if not given and any(s.kv is kv and s.tokens.length < upto for s in batcher.running):
+            refused.append(upto)
+        return given
+
+    def execute(plan: StepPlan) -> list[Choice]:
+        for piece in plan.slices:
+            assert piece.seq.kv is not None
+            room = len(cache.table(piece.seq.kv, 0)) * BLOCK
+            assert piece.start + piece.count <= room, "a token without a place"
+        return SimulatedRunner.execute(inner, plan)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cache, "reserve", noting)
+    monkeypatch.setattr(inner, "execute", execute)
+    for name in ("a", "b", "c", "d"):
+        sim.ask(name, LOOP, output=25)
+    sim.run()
+    assert refused and batcher.drafts is not None and batcher.drafts.accepted > 0
+    for name in ("a", "b", "c", "d"):
+        assert sim.heard.tokens[name] == [(7 + i) % 3 + 1 for i in range(25)]
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:
@@ -269,7 +302,7 @@ def test_preemption_among_guesses_changes_nothing(
             -(-blocks * group.block_bytes(16) // (16 << 10)) + 1
             for group in roomy.instance.batcher.cache.groups
         )
-        memory = (roomy.weight_pages + pages + slack) * (16 << 10)
+        memory = with_scratch(roomy, pages + slack)
         tight = _speak(tiny, output=60, memory_bytes=memory, speculation="ngram")
         assert tight.tokens == roomy.tokens and tight.said == roomy.said  # type: ignore[attr-defined]
         preemptions += tight.instance.batcher.preemptions

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from engine.test_exact import Real
 from models.tiny import make_tiny
 from tenfold.engine import tapes
 from tenfold.engine.runner import TorchRunner
+from tenfold.models import moe
 
 pytest.importorskip("tenfold._native", reason="the extension is not built")
 
@@ -34,7 +36,7 @@ def answers(path: Path, recorded: bool, **settings: object) -> dict[str, list[in
     return real.tokens
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3_text", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "qwen3", "qwen2_moe", "mixtral"])
 def test_the_same_tokens_with_and_without(
     tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -44,8 +46,21 @@ def test_the_same_tokens_with_and_without(
     assert answers(path, True) == answers(path, False)
 
 
-def test_a_mixture_is_not_recorded(tmp_path: Path) -> None:
-    assert runner_of(Real(make_tiny("qwen2_moe", tmp_path))).tapes is None
+@pytest.mark.parametrize("mode", ["exact", "fast"])
+@pytest.mark.parametrize("family", ["qwen2_moe", "qwen3_moe", "mixtral"])
+def test_a_mixture_is_recorded_and_says_what_it_says_expert_by_expert(
+    tmp_path: Path, family: str, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_tiny(family, tmp_path)
+    recorded = answers(path, True, kernels_mode=mode)
+    assert recorded == answers(path, False, kernels_mode=mode)
+    monkeypatch.setattr(moe.Mixture, "_native", lambda self, x, kernels: _one_by_one(self, x))
+    assert recorded == answers(path, False, kernels_mode=mode)
+
+
+def _one_by_one(mixture: moe.Mixture, x: Tensor) -> Tensor:
+    mixture._kernels, mixture._run = None, mixture._run_experts
+    return mixture(x)
 
 
 def test_a_bad_token_fails_its_step_and_the_next_one_works(tmp_path: Path) -> None:

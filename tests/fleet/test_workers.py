@@ -9,12 +9,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from socket import socketpair
 
 import pytest
 
 from fleet.services import device, serving, tiny, want
 from tenfold.client.base import collect
+from tenfold.core import wire
 from tenfold.core.errors import ConfigError, Unavailable, WorkerLost
+from tenfold.core.messages import Abort, Command
 from tenfold.core.settings import DeviceSettings
 from tenfold.fleet.service import Service
 from tenfold.fleet.workers import InlineWorker, LocalWorker, Worker
@@ -163,3 +166,82 @@ def test_the_control_plane_never_imports_torch(tmp_path: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
     )
     assert done.stdout.split() == ["False"]
+
+
+class Narrow:
+    """A socket that takes ``room`` bytes, and then none; the other end may be ``gone``."""
+
+    def __init__(self, room: int) -> None:
+        self.room, self.gone = room, False
+        self.taken = b""
+
+    def send(self, data: bytes) -> int:
+        if self.gone:
+            raise BrokenPipeError
+        if data and not self.room:
+            raise BlockingIOError
+        part = data[: self.room]
+        self.taken += part
+        self.room -= len(part)
+        return len(part)
+
+
+class Watched:
+    """An event loop's list of who wants to write."""
+
+    def __init__(self) -> None:
+        self.writer: Callable[[], None] | None = None
+
+    def add_writer(self, socket: object, writer: Callable[[], None]) -> None:
+        self.writer = writer
+
+    def remove_writer(self, socket: object) -> None:
+        self.writer = None
+
+
+@pytest.mark.parametrize("room", [0, 30])
+def test_commands_to_a_worker_that_takes_none_are_never_waited_for(room: int) -> None:
+    """With a full pipe they are kept, in order, until there is room; gone, they are dropped."""
+    worker, socket, loop = LocalWorker(device()), Narrow(room), Watched()
+    worker._socket, worker._loop = socket, loop  # type: ignore[assignment]
+    commands: list[Command] = [Abort(str(number)) for number in range(5)]
+    everything = b"".join(wire.encode(command) for command in commands)
+    for command in commands:
+        worker.send(command)
+    assert socket.taken == everything[:room] and worker._unsent == everything[room:]
+    assert loop.writer is not None
+    socket.room = 7
+    loop.writer()
+    assert socket.taken == everything[: room + 7] and loop.writer is not None
+    socket.room = 1000
+    loop.writer()
+    assert socket.taken == everything and not worker._unsent and loop.writer is None
+    socket.room = 0
+    worker.send(commands[0])
+    socket.gone = True
+    assert loop.writer is not None
+    loop.writer()
+    assert not worker._unsent and loop.writer is None
+    worker._socket = None
+    worker.send(commands[0])
+    assert not worker._unsent
+
+
+def test_a_full_pipe_does_not_stop_the_sender() -> None:
+    """The same over real sockets that nobody reads."""
+
+    async def run() -> None:
+        worker = LocalWorker(device())
+        worker._socket, theirs = socketpair()
+        worker._socket.setblocking(False)
+        worker._loop = asyncio.get_running_loop()
+        for _ in range(50):
+            worker.send(Abort("x" * 100_000))
+        assert len(worker._unsent) > 1_000_000
+        theirs.close()
+        worker._flush()
+        assert not worker._unsent
+        worker._loop.remove_writer(worker._socket)
+        worker._socket.close()
+
+    asyncio.run(run())

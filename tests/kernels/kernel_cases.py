@@ -20,6 +20,7 @@ from tenfold.kernels.torch_ref import TorchKernels
 KINDS: tuple[WeightKind, ...] = get_args(WeightKind)
 QUANTISED = tuple(kind for kind in KINDS if block_of(kind).values > 1)
 COLUMNS = ("avx512", "avx2", "portable", "torch")
+NATIVE_COLUMNS = COLUMNS[:-1]
 
 
 def make(column: str, threads: int = 2) -> Kernels:
@@ -34,6 +35,12 @@ def make(column: str, threads: int = 2) -> Kernels:
         return NativeKernels(extension, threads, column)
     except ShapeError as exc:
         pytest.skip(str(exc))
+
+
+def make_native(column: str, threads: int = 2, mode: str = "exact") -> Any:
+    """A row of the native column (``NativeKernels``); skips as ``make`` does."""
+    kernels = make(column, threads)
+    return type(kernels)(kernels._extension, threads, column, mode)  # type: ignore[attr-defined,call-arg]
 
 
 def random_raw(kind: WeightKind, rows: int, cols: int, seed: int = 0) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from kernel_cases import KINDS, QUANTISED, random_raw
 
 from tenfold.core.errors import ModelFileError
+from tenfold.kernels import checks
 from tenfold.kernels.base import WeightKind
 from tenfold.kernels.quant import block_of, dequantise, raw_bytes
 
@@ -47,3 +48,13 @@ def test_rows_must_be_whole_blocks(kind: WeightKind) -> None:
 def test_unknown_kind() -> None:
     with pytest.raises(ModelFileError, match="q3_k"):
         raw_bytes("q3_k", 1, 256)  # type: ignore[arg-type]
+
+
+def test_packing_may_end_on_a_device_and_never_begins_there() -> None:
+    raw, out = torch.zeros(64, dtype=torch.uint8), torch.zeros(64, dtype=torch.uint8)
+    checks.packing("f32", 1, 16, raw, out, 64)
+    checks.packing("f32", 1, 16, raw, out.to("meta"), 64, on_device=True)
+    with pytest.raises(checks.ShapeError, match="out"):
+        checks.packing("f32", 1, 16, raw, out.to("meta"), 64)
+    with pytest.raises(checks.ShapeError, match="raw"):
+        checks.packing("f32", 1, 16, raw.to("meta"), out.to("meta"), 64, on_device=True)

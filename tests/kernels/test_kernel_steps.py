@@ -10,7 +10,7 @@ from kernel_cases import COLUMNS, make, packed, random_raw
 
 from tenfold.kernels.checks import ShapeError
 from tenfold.kernels.native import NativeKernels
-from tenfold.kernels.scratch import Scratch
+from tenfold.kernels.scratch import HeapMemory, Scratch
 
 NATIVE = [column for column in COLUMNS if column != "torch"]
 
@@ -119,7 +119,7 @@ def test_linear_writes_where_it_is_told(column: str) -> None:
 
 
 def test_scratch_is_a_stack() -> None:
-    scratch = Scratch(chunk=256)
+    scratch = Scratch(HeapMemory(256))
     with scratch.scope():
         first = scratch.take(3, 5)
         with scratch.scope():

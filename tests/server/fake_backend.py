@@ -233,7 +233,8 @@ class FakeBackend:
 
         models = [model(name, 10 * rank) for rank, name in enumerate(self.served, 1)]
         mapped = sum(each.weight_pages + each.kv_pages for each in models)
-        return [DeviceStats("s", "cpu:0", 2 << 20, 400, mapped, 8, mapped * (2 << 20), models)]
+        held = (400, mapped + 3, 8, (mapped + 3) * (2 << 20))
+        return [DeviceStats("s", "cpu:0", 2 << 20, *held, models, scratch_pages=3)]
 
     def queue(self) -> list[RequestInfo]:
         return [

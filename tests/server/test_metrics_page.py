@@ -66,6 +66,7 @@ async def test_own_names(client: httpx.AsyncClient, backend: FakeBackend) -> Non
     assert get(found, "tenfold_drafted_tokens_total", model="tiny", device="cpu:0") == 9
     assert get(found, "tenfold_accepted_tokens_total", model="tiny", device="cpu:0") == 5
     assert get(found, "tenfold_device_pages", device="cpu:0", what="capacity") == 400
+    assert get(found, "tenfold_device_pages", device="cpu:0", what="scratch") == 3
     assert get(found, "tenfold_ready") == 1
     assert not any(name.endswith("_created") or ":" in name for name, _ in found)
 

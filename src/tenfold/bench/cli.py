@@ -16,11 +16,15 @@ app = typer.Typer(help="Measure servers and compare engines.", no_args_is_help=T
 Out = Annotated[Path, typer.Option(help="Folder for the JSON and the plot.")]
 Url = Annotated[str, typer.Option(help="Any server that speaks the OpenAI protocol.")]
 Key = Annotated[str | None, typer.Option(help="API key.", envvar="TENFOLD_KEY")]
+Served = Annotated[str, typer.Argument(help="Model name as the server knows it.")]
+Threads = Annotated[int, typer.Option(help="Threads for each engine; 0: every core.")]
+Rounds = Annotated[int, typer.Option(help="Interleaved rounds that count.")]
+Repeats = Annotated[int, typer.Option("--rounds", help="Times to repeat it.")]
 
 
 @app.command()
 def serve(
-    model: Annotated[str, typer.Argument(help="Model name as the server knows it.")],
+    model: Served,
     url: Url = "http://127.0.0.1:8000",
     key: Key = None,
     requests: Annotated[int, typer.Option(help="How many requests.")] = 64,
@@ -110,8 +114,8 @@ def peers(
     tenfold_modes: Annotated[
         str, typer.Option(help="Kernel modes of Tenfold to measure. Default: all it can run.")
     ] = "",
-    threads: Annotated[int, typer.Option(help="Threads for each engine; 0: every core.")] = 0,
-    rounds: Annotated[int, typer.Option(help="Interleaved rounds that count.")] = 3,
+    threads: Threads = 0,
+    rounds: Rounds = 3,
     limit: Annotated[float, typer.Option(help="Seconds that one answer may take.")] = 1800.0,
     quick: Annotated[bool, typer.Option(help="Tiny cases, one round: does it all run?")] = False,
     fresh: Annotated[bool, typer.Option(help="Replace results that are there.")] = False,
@@ -161,13 +165,13 @@ def _words(text: str) -> list[str]:
 
 @app.command()
 def interference(
-    model: Annotated[str, typer.Argument(help="Model name as the server knows it.")],
+    model: Served,
     url: Url = "http://127.0.0.1:8000",
     key: Key = None,
     streams: Annotated[int, typer.Option(help="Streams that are decoding.")] = 8,
     prompt: Annotated[int, typer.Option(help="Tokens of the prompt that arrives.")] = 4096,
     target: Annotated[float, typer.Option(help="Wished seconds between tokens.")] = 0.2,
-    rounds: Annotated[int, typer.Option(help="Times to repeat it.")] = 3,
+    rounds: Repeats = 3,
     out: Out = Path("bench"),
 ) -> None:
     """How much a long prompt that arrives slows the streams that run."""
@@ -204,12 +208,12 @@ def interference(
 
 @app.command()
 def step(
-    model: Annotated[str, typer.Argument(help="Model name as the server knows it.")],
+    model: Served,
     url: Url = "http://127.0.0.1:8000",
     key: Key = None,
     prompt: Annotated[int, typer.Option(help="Prompt tokens.")] = 128,
     output: Annotated[int, typer.Option(help="Output tokens.")] = 256,
-    rounds: Annotated[int, typer.Option(help="Times to repeat it.")] = 5,
+    rounds: Repeats = 5,
     out: Out = Path("bench"),
 ) -> None:
     """Where the time between two tokens of one stream goes (Tenfold servers only)."""
@@ -246,10 +250,10 @@ def step(
 @app.command()
 def speculation(
     model: Annotated[str, typer.Option(help="Catalogue name or path.")] = "smollm2-135m",
-    threads: Annotated[int, typer.Option(help="Threads.")] = 2,
+    threads: Threads = 2,
     memory: Annotated[str, typer.Option(help="Memory of each setting's device.")] = "1GiB",
     output: Annotated[int, typer.Option(help="Output tokens a stream.")] = 128,
-    rounds: Annotated[int, typer.Option(help="Interleaved rounds that count.")] = 3,
+    rounds: Rounds = 3,
     mode: Annotated[str, typer.Option(help="Kernels: exact or fast.")] = "exact",
     out: Out = Path("bench"),
 ) -> None:
@@ -291,7 +295,7 @@ def quality(
         str, typer.Option(help="Also with weights rewritten: f32,f16,bf16,q4_0,q4_1,q5_0,q8_0.")
     ] = "",
     tokens: Annotated[int, typer.Option(help="Tokens of the text to use; 0 for all.")] = 0,
-    threads: Annotated[int, typer.Option(help="Threads; 0 for every core.")] = 0,
+    threads: Threads = 0,
     out: Out = Path("bench"),
 ) -> None:
     """What modes and types of keys and values cost in perplexity, against float32."""

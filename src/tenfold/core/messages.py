@@ -203,6 +203,8 @@ class DeviceStats:
     integrity: list[str] = field(default_factory=list)
     message_seconds: float = 0.0
     """Spent sending events since the worker started."""
+    scratch_pages: int = 0
+    """Of the mapped ones: for the results of steps, whichever model's."""
 
 
 Event = (

@@ -233,7 +233,7 @@ PREEMPTIONS = MetricName(
 DEVICE_PAGES = MetricName(
     "tenfold_device_pages",
     "gauge",
-    "Physical pages of a device: capacity, mapped, reserved.",
+    "Physical pages of a device: capacity, mapped, reserved; scratch is a part of the mapped.",
     ("device", "what"),
 )
 DEVICE_PAGE_BYTES = MetricName(

@@ -19,6 +19,7 @@ from tenfold.core.messages import RequestFailed, RequestStarted, TokenOutput
 from tenfold.core.settings import DeviceSettings
 from tenfold.core.types import EngineRequest, FinishReason, ModelFacts
 from tenfold.costs.step import StepModel, StepShape
+from tenfold.engine.scratch import Boundless, StepMemory
 from tenfold.engine.sequence import Choice, Sequence, Slice, StepPlan, TokenBuffer
 from tenfold.engine.speculator import Speculator
 from tenfold.kvcache.cache import KVCache
@@ -74,6 +75,7 @@ class Batcher:
         clock: Clock,
         neighbours: Neighbours,
         drafts: Speculator | None = None,
+        memory: StepMemory | None = None,
     ) -> None:
         self.facts = facts
         self.cache = cache
@@ -84,6 +86,7 @@ class Batcher:
         self.clock = clock
         self.neighbours = neighbours
         self.drafts = drafts
+        self.memory = memory or Boundless()
         self.running: list[Sequence] = []
         self.sequences: dict[str, Sequence] = {}
         self.started: list[RequestStarted] = []
@@ -196,6 +199,8 @@ class Batcher:
         self._steady = None
         self.running.sort(key=lambda seq: seq.age)
         slices = list(self._decodes())
+        while slices and not self._lent(len(slices), len(slices)):
+            self.preempt(slices.pop().seq)
         shape = self._draft(slices, peers)
         if slices and len(slices) == len(self.sequences):  # nobody waits, no prompt is unfinished
             plan = StepPlan(slices, shape)
@@ -242,7 +247,28 @@ class Batcher:
             limit=self._target(peers),
             room=(self.settings.max_step_tokens - len(slices)) // 2,  # prompts keep the other half
         )
+        tokens = sum(piece.count for piece in slices)
+        if tokens > len(slices) and not self._lent(tokens, tokens, evicting=False):
+            self._undraft(slices)
         return _shape(slices)
+
+    def _undraft(self, slices: list[Slice]) -> None:
+        for piece in slices:
+            if piece.draft:
+                assert piece.seq.kv is not None
+                piece.count -= len(piece.draft)
+                piece.draft = []
+                self.cache.trim(piece.seq.kv, piece.seq.tokens.length)
+
+    def _lent(self, tokens: int, rows: int, *, evicting: bool = True) -> bool:
+        """Memory for the results of a step with so many tokens and rows of logits: from free pages
+        and, where ``evicting``, from caches, its own first."""
+        if not self.memory.fits(tokens, rows):
+            return False
+        while not self.memory.reserve(tokens, rows):
+            if not (evicting and (self.cache.evict_pages(1) or self.neighbours.reclaim())):
+                return False
+        return True
 
     def _decodes(self) -> Iterator[Slice]:
         for seq in list(self.running):
@@ -312,8 +338,15 @@ class Batcher:
                 room -= chunk
 
     def _fit(self, seq: Sequence, chunk: int, planned: StepShape) -> int:
-        """The largest part of ``chunk`` there are blocks for. When not even a block's worth fits,
-        the younger give way if nothing else is planned, and else the sequence waits a step."""
+        """The largest part of ``chunk`` there are blocks and scratch for. When not even a block's
+        worth fits, the younger give way if nothing else is planned (the scratch for that much is
+        always there), and else the sequence waits a step."""
+        rows = planned.sequences + planned.draft_tokens
+        tokens = planned.decode_rows + planned.draft_tokens + planned.prefill_tokens
+        while not self._lent(tokens + chunk, rows + 1):
+            if chunk == 1:
+                return 0
+            chunk //= 2
         least = min(chunk, self.settings.block_tokens)
         while not self._reserve(seq, seq.computed + chunk, preempting=False):
             if chunk > least:

@@ -21,8 +21,9 @@ from tenfold.engine.instance import EmbedInstance, GenerateInstance, Instance
 from tenfold.engine.runner import TorchRunner
 from tenfold.engine.sampler_state import SamplerState, TokenMatcher
 from tenfold.engine.sampling import Sampler
+from tenfold.engine.scratch import SHARE, Boundless, ModelScratch, PoolScratch, StepMemory
 from tenfold.engine.speculator import speculator
-from tenfold.kernels.base import Kernels
+from tenfold.kernels.base import Kernels, ScratchKernels
 from tenfold.kernels.kv_rows import kv_row
 from tenfold.kernels.table import build_kernels
 from tenfold.kernels.torch_ref import TorchKernels
@@ -56,6 +57,12 @@ class Device:
             )
         self.pool = PagePool(self._open_backend(), pages, min(16, pages // 64))
         self._ranges: dict[str, dict[str, VirtualRange]] = {}
+        self.scratch = PoolScratch(self.pool)
+        self._lend_scratch()
+
+    def _lend_scratch(self) -> None:
+        if isinstance(self.kernels, ScratchKernels):
+            self.kernels.use_scratch(self.scratch)
 
     def _kv_dtype(self) -> KVDtype:
         """Of models that choose none: exact kernels go with values that are not rounded."""
@@ -104,6 +111,8 @@ class Device:
         """All pages and the limit of a model that is unloaded or failed to load."""
         self._ranges.pop(name, None)
         self.pool.drop_owner(name)
+        if self.scratch.leave(name):
+            self._lend_scratch()  # what the kernels knew of its addresses is void
 
     def _create(self, name: str, what: str, nbytes: int) -> VirtualRange:
         space = self.pool.create(name, what, nbytes)
@@ -152,7 +161,35 @@ class Device:
                 lambda: self._page_counts(name),
                 self.settings.itl_target,
             )
-        return self._generator(command, loaded.model, facts, clock, neighbours, free)
+        memory = self._step_memory(command, loaded.model, make_room)
+        return self._generator(command, loaded.model, facts, clock, neighbours, free, memory)
+
+    def _step_memory(
+        self, command: LoadModel, model: Decoder, make_room: Callable[[int], bool]
+    ) -> StepMemory:
+        """Scratch for this model's steps: pages for the smallest now, more when larger ones come.
+
+        Raises OutOfMemory when there are none for the smallest."""
+        settings, scratch, name = self.settings, self.scratch, command.name
+        if not isinstance(self.kernels, ScratchKernels):
+            return Boundless()
+        page, block = settings.page_bytes, settings.block_tokens
+        least = model.scratch_bytes(block, 1)
+        mixed = model.scratch_bytes(2 * block, block)  # so many decode beside a piece of a prompt
+        speculates = (command.options.speculation or settings.speculation) != "off"
+        rows = settings.max_running * (1 + speculates * settings.draft_tokens)
+        rows = min(settings.max_step_tokens, rows)
+        most = -(-model.scratch_bytes(settings.max_step_tokens, rows) // page)
+        left = self.pool.stats().capacity - self._ranges[name]["weights"].mapped_pages
+        limit = max(-(-mixed // page), min(most, left // SHARE))
+        scratch.admit(name, limit)
+        while not scratch.reserve(least):
+            if not make_room(1):
+                raise OutOfMemory(
+                    f"{name} needs {least >> 10} KiB for the results of its smallest step, and "
+                    f"{self.name} has no pages left; unload a model or raise device.memory"
+                )
+        return ModelScratch(scratch, model.scratch_bytes, limit * page)
 
     def _generator(
         self,
@@ -162,6 +199,7 @@ class Device:
         clock: Clock,
         neighbours: Neighbours,
         free: Callable[[], None],
+        memory: StepMemory,
     ) -> Instance:
         settings = self.settings
         limit = command.options.kv_limit_bytes
@@ -192,7 +230,7 @@ class Device:
             settings.draft_match,
         )
         batcher = Batcher(
-            facts, cache, matches, policy, StepModel(), settings, clock, neighbours, drafts
+            facts, cache, matches, policy, StepModel(), settings, clock, neighbours, drafts, memory
         )
 
         def sampler_state(request: EngineRequest, matcher: TokenMatcher | None) -> SamplerState:
@@ -226,7 +264,7 @@ class Device:
         """Pages the model's KV could have if every other model gave up all of its own."""
         limit = command.options.kv_limit_bytes
         weights = self._ranges[command.name]["weights"].mapped_pages
-        most = self.pool.stats().capacity - weights
+        most = self.pool.stats().capacity - weights - self.scratch.limit(command.name)
         return min(most, limit // self.settings.page_bytes) if limit else most
 
     def _kv_range(
@@ -272,6 +310,7 @@ class Device:
             stats.mapped,
             stats.reserved,
             self.pool.total_resident_bytes(),
+            scratch_pages=self.scratch.pages,
         )
 
     def limited(self, name: str) -> bool:

@@ -24,6 +24,8 @@ from tenfold.engine.device import Device
 from tenfold.engine.engine import Engine
 from tenfold.engine.instance import GenerateInstance
 from tenfold.engine.runner import TorchRunner
+from tenfold.kernels.base import ScratchKernels
+from tenfold.kernels.scratch import HeapMemory
 from tenfold.kernels.table import Mode
 from tenfold.kvcache.hashing import block_hashes
 from tenfold.kvcache.sequence import SequenceKV
@@ -84,6 +86,9 @@ class ForcedModel:
             raise ConfigError(f"{path} holds an encoder; only models that generate can be measured")
         if not isinstance(instance.executor, TorchRunner):
             raise ConfigError(f"{self._device.name} does not show logits")
+        kernels = instance.executor.model.kernels
+        if isinstance(kernels, ScratchKernels):  # all logits of long texts: more than serving takes
+            kernels.use_scratch(HeapMemory())
         return instance.executor, instance
 
     @property

@@ -19,6 +19,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from torch import Tensor
 
 from tenfold.core.types import KVDtype
+from tenfold.kernels.scratch import ScratchMemory
 
 WeightKind = Literal["f32", "f16", "bf16", "q4_0", "q4_1", "q5_0", "q8_0", "q4_k", "q6_k"]
 
@@ -215,6 +216,16 @@ class WideLogits(Protocol):
 
 
 @runtime_checkable
+class ScratchKernels(Protocol):
+    """A column whose scopes' results lie in memory of its own, unless a device lends it some."""
+
+    def use_scratch(self, memory: ScratchMemory) -> None:
+        """Results made in scopes come from ``memory`` from now on; no scope is open. Tapes recorded
+        before must not be replayed."""
+        ...
+
+
+@runtime_checkable
 class GroupedKernels(Protocol):
     """A column that multiplies all experts' rows in one operation, wherever the rows went.
 
@@ -228,6 +239,30 @@ class GroupedKernels(Protocol):
         """Which (token, slot) pair goes to which expert."""
         ...
 
-    def grouped_linear(self, x: Tensor, matrices: Any, way: Any, repeat: int) -> Tensor:
-        """Pair p = token * k + slot: row p // repeat of x times its expert's matrix -> (T k, O)."""
+    def grouped_linear(
+        self, x: Tensor, matrices: Any, way: Any, repeat: int, out: Tensor | None = None
+    ) -> Tensor:
+        """Pair p = token * k + slot: row p // repeat of x times its expert's matrix -> (T k, O),
+        into ``out`` (dense over O) where one is given."""
+        ...
+
+
+@runtime_checkable
+class MixtureKernels(GroupedKernels, Protocol):
+    """A column that does what stands between a mixture's products, too."""
+
+    def choose(self, logits_TE: Tensor, top_k: int, norm: bool) -> tuple[Tensor, Tensor]:
+        """Softmax weights (T, k) and numbers (T, k), int32, of each token's heaviest experts, the
+        heaviest first; ``norm`` divides the weights by their sum."""
+        ...
+
+    def mix(
+        self,
+        out_PI: Tensor,
+        weights_Tk: Tensor,
+        shared_TI: Tensor | None = None,
+        gate_T1: Tensor | None = None,
+    ) -> Tensor:
+        """Each token's pairs, times their weights, added in order; then sigmoid(gate) * shared
+        where there is one -> (T, I)."""
         ...

@@ -97,10 +97,21 @@ def packed_data(weight: PackedWeight, size: int) -> Tensor:
     return weight.data.reshape(-1)
 
 
-def packing(kind: WeightKind, rows: int, cols: int, raw: Tensor, out: Tensor, packed: int) -> None:
-    """``raw`` must hold the matrix and ``out`` have room for it; both dense uint8."""
+def packing(
+    kind: WeightKind,
+    rows: int,
+    cols: int,
+    raw: Tensor,
+    out: Tensor,
+    packed: int,
+    *,
+    on_device: bool = False,
+) -> None:
+    """``raw`` must hold the matrix and ``out`` have room for it; both dense uint8, and on the CPU,
+    where ``out`` is not ``on_device``."""
     for name, x, size in (("raw", raw, raw_bytes(kind, rows, cols)), ("out", out, packed)):
-        if x.dtype is not torch.uint8 or not x.is_cpu or not x.is_contiguous() or x.numel() != size:
+        placed = x.is_cpu or (on_device and x is out)
+        if x.dtype is not torch.uint8 or not placed or not x.is_contiguous() or x.numel() != size:
             raise ShapeError(
                 f"{name} of a {kind} matrix {rows} x {cols} must be {size} dense bytes (uint8), "
                 f"not {x.numel()} values of {x.dtype}"

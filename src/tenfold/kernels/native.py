@@ -19,8 +19,9 @@ from tenfold.kernels import checks
 from tenfold.kernels.base import PackedWeight, WeightKind
 from tenfold.kernels.checks import ShapeError
 from tenfold.kernels.kv_rows import KV_DTYPES, kv_dtype_of
+from tenfold.kernels.native_experts import ExpertOperations
 from tenfold.kernels.quant import raw_bytes
-from tenfold.kernels.scratch import Scratch
+from tenfold.kernels.scratch import Scratch, ScratchMemory
 
 if TYPE_CHECKING:
     from tenfold._native import Runtime
@@ -52,7 +53,7 @@ class NativeTape:
             _refuse(exc)
 
 
-class NativeKernels:
+class NativeKernels(ExpertOperations):
     """The native column with its own pool of ``threads`` threads (the caller's included).
 
     ``extension`` is the module ``tenfold._native``; ``arch`` forces a row by name ("avx512",
@@ -98,6 +99,11 @@ class NativeKernels:
 
     def scope(self) -> AbstractContextManager[None]:
         return self._scratch.scope()
+
+    def use_scratch(self, memory: ScratchMemory) -> None:
+        if self._scratch.active:
+            raise TenfoldError("scratch memory cannot be changed inside a scope")
+        self._scratch = Scratch(memory)
 
     def tape(self) -> NativeTape:
         return NativeTape(self, self._runtime, self._extension.Tape())

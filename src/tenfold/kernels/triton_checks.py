@@ -10,11 +10,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tenfold.kernels.base import PackedWeight, WeightKind
+from tenfold.kernels.base import PackedWeight
 from tenfold.kernels.checks import ShapeError, attention_options
 from tenfold.kernels.checks import gated as gated
+from tenfold.kernels.checks import packing as packing
 from tenfold.kernels.checks import weight_matches as weight_matches
-from tenfold.kernels.quant import raw_bytes
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -108,16 +108,6 @@ def attention(
         if lse_TH.dtype is not torch.float32:
             raise ShapeError(f"lse must be float32, not {lse_TH.dtype}")
         dense("lse", lse_TH, wanted)
-
-
-def packing(kind: WeightKind, rows: int, cols: int, raw: Tensor, out: Tensor, packed: int) -> None:
-    """``raw`` (on the CPU) must hold the matrix and ``out`` have room for it; both dense uint8."""
-    for name, x, size in (("raw", raw, raw_bytes(kind, rows, cols)), ("out", out, packed)):
-        if x.dtype is not torch.uint8 or not x.is_contiguous() or x.numel() != size:
-            raise ShapeError(
-                f"{name} of a {kind} matrix {rows} x {cols} must be {size} dense bytes (uint8), "
-                f"not {x.numel()} values of {x.dtype}"
-            )
 
 
 def alike(weights: Sequence[PackedWeight], layout: str) -> None:

@@ -105,7 +105,8 @@ class TritonKernels:
 
     def pack(self, kind: WeightKind, rows: int, cols: int, raw: Tensor, out: Tensor) -> None:
         """Dequantise on the CPU, part by part; ``out`` may be on the device."""
-        checks.packing(kind, rows, cols, raw, out, self.packed_bytes(kind, rows, cols))
+        size = self.packed_bytes(kind, rows, cols)
+        checks.packing(kind, rows, cols, raw, out, size, on_device=True)
         width = block_of(kind)
         row_bytes = cols // width.values * width.bytes
         flat = raw.reshape(-1)
@@ -287,10 +288,16 @@ class TritonKernels:
         return triton_experts.route(experts_Tk, experts)
 
     def grouped_linear(
-        self, x: Tensor, matrices: ExpertMatrices, way: Route, repeat: int
+        self,
+        x: Tensor,
+        matrices: ExpertMatrices,
+        way: Route,
+        repeat: int,
+        out: Tensor | None = None,
     ) -> Tensor:
         """Pair p's row, which is row p // ``repeat`` of x, times its expert's matrix -> (R, O)."""
         checks.matrix("x", x)
         x = x.to(self.dtype)
         x = x if x.stride(1) == 1 else x.contiguous()
-        return triton_experts.grouped_linear(x, matrices, way, repeat)
+        y = triton_experts.grouped_linear(x, matrices, way, repeat)
+        return y if out is None else out.copy_(y)

@@ -94,6 +94,30 @@ def _piece_length(seen: tl.tensor, SPLIT: tl.constexpr, MOST: tl.constexpr) -> t
 
 
 @triton.jit
+def _token_of(
+    starts: tl.tensor,
+    context: tl.tensor,
+    row: tl.tensor,
+    sequences: int,
+    BY_TOKEN: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
+    """A row's sequence, token and position, and whether it is to be computed.
+
+    BY_TOKEN: rows are tokens. Else they are sequences, and those without exactly one new token are
+    left alone."""
+    token = row
+    s = row
+    wanted = row >= 0
+    if BY_TOKEN:
+        s = _sequence_of(starts, row, sequences)
+    else:
+        token = tl.load(starts + s)
+        wanted = tl.load(starts + s + 1) - token == 1
+    position = tl.load(context + s) + token - tl.load(starts + s)
+    return s, token, position, wanted
+
+
+@triton.jit
 def _decode_kernel(
     q: tl.tensor,
     k_cache: tl.tensor,
@@ -127,20 +151,11 @@ def _decode_kernel(
 ) -> None:
     """Pieces lane, lane + lanes, ... of one row and key/value head, each to part_out, part_lse.
 
-    BY_TOKEN: rows are tokens. Else they are sequences, and those without exactly one new token are
-    left alone."""
+    BY_TOKEN as ``_token_of`` takes it."""
     row = tl.program_id(0)
     kv_head = tl.program_id(1)
     lane = tl.program_id(2)
-    token = row
-    s = row
-    wanted = row >= 0
-    if BY_TOKEN:
-        s = _sequence_of(starts, row, sequences)
-    else:
-        token = tl.load(starts + s)
-        wanted = tl.load(starts + s + 1) - token == 1
-    position = tl.load(context + s) + token - tl.load(starts + s)
+    s, token, position, wanted = _token_of(starts, context, row, sequences, BY_TOKEN)
     first = _first_seen(position, window)
     end = position + 1
     length = _piece_length(end - first, SPLIT, MOST)
@@ -213,15 +228,7 @@ def _merge_kernel(
     """One row and head: pieces weighted by their sums of exponentials. No past at all gives 0."""
     row = tl.program_id(0)
     head = tl.program_id(1)
-    token = row
-    s = row
-    wanted = row >= 0
-    if BY_TOKEN:
-        s = _sequence_of(starts, row, sequences)
-    else:
-        token = tl.load(starts + s)
-        wanted = tl.load(starts + s + 1) - token == 1
-    position = tl.load(context + s) + token - tl.load(starts + s)
+    _, token, position, wanted = _token_of(starts, context, row, sequences, BY_TOKEN)
     seen = tl.maximum(position + 1 - _first_seen(position, window), 0)
     count = tl.cdiv(seen, _piece_length(seen, SPLIT, MOST))
 

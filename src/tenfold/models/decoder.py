@@ -16,8 +16,9 @@ from torch import Tensor
 
 from tenfold.core.errors import ConfigError
 from tenfold.core.types import KVDtype
-from tenfold.kernels.base import GroupedKernels, Kernels, WideLogits
+from tenfold.kernels.base import GroupedKernels, Kernels, MixtureKernels, WideLogits
 from tenfold.models.batch import ForwardBatch, Rank
+from tenfold.models.footprint import Footprint
 from tenfold.models.layers import GatedMlp, Linear
 from tenfold.models.moe import Mixture
 from tenfold.models.moe_grouped import GroupedExperts
@@ -154,6 +155,7 @@ class Decoder:
     ``rank`` says which part of the model this process holds; only a group of one runs so far.
     ``recordable``: a pass consists of the same operations whatever the data (a mixture routes
     tokens by their values, and needs grouped kernels for that), so it may be written on a ``Tape``.
+    ``scratch_bytes``: what a pass over so many tokens and rows of logits takes from a scope.
     """
 
     def __init__(
@@ -177,6 +179,7 @@ class Decoder:
                 f"device.kv_dtype to one of {', '.join(kernels.kv_dtypes)}"
             )
         self.kernels = kernels
+        self.scratch_bytes = Footprint(spec)
         self.recordable = not spec.moe_layers or isinstance(kernels, GroupedKernels)
         (self._embed,) = weights.matrices("embed")
         self._final_norm = weights.vector("final_norm")
@@ -271,4 +274,5 @@ def _mixture(spec: ModelSpec, at: str, weights: Weights, kernels: Kernels) -> Ml
     if isinstance(kernels, GroupedKernels):
         names = [f"{at}experts.{expert}." for expert in range(moe.experts)]
         run = GroupedExperts(kernels, kernels, weights, names, spec.activation)
-    return Mixture(router, experts, moe.top_k, moe.norm_topk, shared, gate, run)
+    own = kernels if isinstance(kernels, MixtureKernels) else None
+    return Mixture(router, experts, moe.top_k, moe.norm_topk, shared, gate, run, own)

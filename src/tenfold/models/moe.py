@@ -12,6 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from tenfold.kernels.base import MixtureKernels
 from tenfold.models.elementwise import sigmoid
 
 Mlp = Callable[[Tensor], Tensor]
@@ -21,7 +22,8 @@ class Mixture:
     """Implements ``Mlp``: (T, I) -> (T, I).
 
     ``router`` and ``shared_gate`` are linear layers; ``shared``, where present, sees every token.
-    ``run``, where given, computes what ``_run_experts`` does, all experts together.
+    ``run``, where given, computes what ``_run_experts`` does, all experts together; ``kernels``,
+    where given, does what is left, so that no operation here is torch's.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class Mixture:
         shared: Mlp | None = None,
         shared_gate: Mlp | None = None,
         run: Callable[[Tensor, Tensor], Tensor] | None = None,
+        kernels: MixtureKernels | None = None,
     ) -> None:
         self._router = router
         self._experts = experts
@@ -41,8 +44,11 @@ class Mixture:
         self._shared = shared
         self._shared_gate = shared_gate
         self._run = run or self._run_experts
+        self._kernels = kernels
 
     def __call__(self, x_TI: Tensor) -> Tensor:
+        if self._kernels is not None:
+            return self._native(x_TI, self._kernels)
         weights_Tk, experts_Tk = self.route(x_TI)
         out_TkI = self._run(x_TI, experts_Tk).view(*experts_Tk.shape, -1)
         total_TI = out_TkI[:, 0] * weights_Tk[:, :1]
@@ -51,6 +57,13 @@ class Mixture:
         if self._shared is not None and self._shared_gate is not None:
             total_TI += sigmoid(self._shared_gate(x_TI)) * self._shared(x_TI)
         return total_TI
+
+    def _native(self, x_TI: Tensor, kernels: MixtureKernels) -> Tensor:
+        weights_Tk, experts_Tk = kernels.choose(self._router(x_TI), self._top_k, self._norm_topk)
+        out = self._run(x_TI, experts_Tk)
+        if self._shared is None or self._shared_gate is None:
+            return kernels.mix(out, weights_Tk)
+        return kernels.mix(out, weights_Tk, self._shared(x_TI), self._shared_gate(x_TI))
 
     def route(self, x_TI: Tensor) -> tuple[Tensor, Tensor]:
         """Weights and numbers of each token's experts, heaviest first -> (T, k), (T, k)."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from tenfold.kernels.base import GroupedKernels, Kernels
@@ -32,6 +31,7 @@ class GroupedExperts:
     ) -> None:
         self._grouped = grouped
         self._gated = kernels.gated
+        self._empty = kernels.empty
         self._activation: Literal["silu", "gelu_tanh"] = activation
         self._experts = len(prefixes)
         inputs = [weights.matrices(f"{at}gate", f"{at}up") for at in prefixes]
@@ -42,6 +42,11 @@ class GroupedExperts:
     def __call__(self, x_TI: Tensor, experts_Tk: Tensor) -> Tensor:
         grouped, top_k = self._grouped, experts_Tk.shape[1]
         way = grouped.route(experts_Tk, self._experts)
-        parts = [grouped.grouped_linear(x_TI, part, way, top_k) for part in self._inputs]
-        gate_up = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+        if len(self._inputs) == 1:
+            gate_up = grouped.grouped_linear(x_TI, self._inputs[0], way, top_k)
+        else:
+            width = sum(part.rows for part in self._inputs)
+            gate_up = self._empty(experts_Tk.numel(), width)
+            for part, out in zip(self._inputs, gate_up.chunk(2, dim=-1), strict=True):
+                grouped.grouped_linear(x_TI, part, way, top_k, out)
         return grouped.grouped_linear(self._gated(gate_up, self._activation), self._down, way, 1)

@@ -37,7 +37,7 @@ class WorkerCollector(Collector):
         pages = [
             ((device.device, what), getattr(device, f"{what}_pages"))
             for device in self._devices
-            for what in ("capacity", "mapped", "reserved")
+            for what in ("capacity", "mapped", "reserved", "scratch")
         ]
         yield _gauge(names.DEVICE_PAGES, pages)
         for entry, read in _DEVICE_GAUGES:

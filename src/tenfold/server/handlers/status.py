@@ -88,6 +88,7 @@ def _device(device: DeviceStats) -> dict[str, Any]:
         "capacity_pages": device.capacity_pages,
         "mapped_pages": device.mapped_pages,
         "reserved_pages": device.reserved_pages,
+        "scratch_pages": device.scratch_pages,
     }
 
 

@@ -73,6 +73,7 @@ class DeviceStatsReply(Reply):
     capacity_pages: int
     mapped_pages: int
     reserved_pages: int
+    scratch_pages: int
     resident_bytes: int
     integrity: list[str]
     models: list[ModelStatsReply]

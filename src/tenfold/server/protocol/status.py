@@ -45,6 +45,7 @@ class StatusDevice(Reply):
     capacity_pages: int
     mapped_pages: int
     reserved_pages: int
+    scratch_pages: int
 
 
 class StatusClient(Reply):

@@ -427,6 +427,10 @@ function showDevices(status) {
       stack.append(part(tone, share, `${model.name}: ${pages} pages`));
       list.append(modelRow(model, device, tone));
     });
+    if (device.scratch_pages) {
+      const share = device.scratch_pages / device.capacity_pages;
+      stack.append(part("scratch", share, `scratch: ${device.scratch_pages} pages`));
+    }
     stack.setAttribute("role", "img");
     stack.setAttribute("aria-label", `${device.mapped_pages} of ${device.capacity_pages} pages mapped`);
     box.append(head, stack, list);
