@@ -14,6 +14,7 @@ from rich.console import Console
 
 from bench.fake_peers import SIZES, make_plan, spec
 from tenfold.bench.sidebyside.cases import build_cases
+from tenfold.bench.sidebyside.cold import servers
 from tenfold.bench.sidebyside.report import write_report
 from tenfold.bench.sidebyside.results import Results
 from tenfold.bench.sidebyside.run import Comparison, Plan
@@ -136,6 +137,15 @@ def test_peers_are_chosen_by_name_or_family() -> None:
     with pytest.raises(ConfigError, match="unknown peer ollama; choose from"):
         choose(every, ["ollama"])
     assert "exact" in accepted_modes()
+
+
+def test_tenfold_is_held_to_an_instruction_set() -> None:
+    best, held = specs(["fast", "fast@avx2"])[:2]
+    assert best.name == "tenfold-fast" and best.options == {"mode": "fast", "arch": ""}
+    assert held.name == "tenfold-fast@avx2" and held.options == {"mode": "fast", "arch": "avx2"}
+    start = {spec.name: servers()["tenfold"](spec, "p", "m", 1, 2, 9) for spec in (best, held)}
+    assert "kernels.arch=avx2" in start[held.name].command
+    assert not any(word.startswith("kernels.arch") for word in start[best.name].command)
 
 
 def test_pythons_are_given_by_family() -> None:

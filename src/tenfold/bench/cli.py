@@ -112,7 +112,11 @@ def peers(
     ] = "",
     streams: Annotated[str, typer.Option(help="How many streams, beside one.")] = "4,16,32,64",
     tenfold_modes: Annotated[
-        str, typer.Option(help="Kernel modes of Tenfold to measure. Default: all it can run.")
+        str,
+        typer.Option(
+            help="Kernel modes of Tenfold to measure, such as exact,fast,fast@avx2 (held to an "
+            "instruction set). Default: all it can run."
+        ),
     ] = "",
     threads: Threads = 0,
     rounds: Rounds = 3,

@@ -1,7 +1,8 @@
 """Tenfold as a peer: the service and a worker process as they are served, without HTTP.
 
-Options: ``mode`` "exact" or "fast". The KV cache is bounded to the capacity that every peer is
-given, and its prefix cache is on. Runs in the environment that Tenfold is measured in.
+Options: ``mode`` "exact" or "fast", ``arch`` an instruction set, or "" for the best. The KV cache
+is bounded to the capacity that every peer is given, and its prefix cache is on. Runs in the
+environment that Tenfold is measured in.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Engine:
         device = DeviceSettings(
             threads=job["threads"],
             kernels_mode=job["options"]["mode"],
+            kernels_arch=job["options"]["arch"],
             max_running=max(64, job["streams"]),
             cache_dir=job["cache"],
         )
@@ -40,6 +42,7 @@ class Engine:
             "weights": job["model"].rpartition("/")[2],
             "threads": job["threads"],
             "kernels_mode": device.kernels_mode,
+            "kernels_arch": device.kernels_arch or "best",
             "kv_limit_bytes": limit,
             "prefix_caching": device.prefix_cache,
             "max_step_tokens": device.max_step_tokens,

@@ -48,6 +48,8 @@ def _tenfold(
         "--port", str(port), "--set", f"device.threads={threads}",
         "--set", f"kernels.mode={spec.options['mode']}",
     ]  # fmt: skip
+    if spec.options["arch"]:
+        command += ["--set", f"kernels.arch={spec.options['arch']}"]
     return ServerCommand(command, "model", {})
 
 

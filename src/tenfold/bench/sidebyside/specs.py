@@ -48,12 +48,16 @@ _TRANSFORMERS = "pip install 'tenfold[dev]', or transformers, gguf and torch"
 
 
 def specs(tenfold_modes: Iterable[str]) -> list[PeerSpec]:
-    """All peers, Tenfold first: rounds go through them in this order."""
-    ours = [
-        PeerSpec(f"tenfold-{mode}", "tenfold", "tenfold", "tenfold_peer.py", "gguf",
-                 "pip install tenfold", options={"mode": mode}, server="tenfold")
-        for mode in tenfold_modes
-    ]  # fmt: skip
+    """All peers, Tenfold first: rounds go through them in this order.
+
+    A mode is "fast", or "fast@avx2" to hold Tenfold's kernels to an instruction set."""
+    ours = []
+    for word in tenfold_modes:
+        mode, _, arch = word.partition("@")
+        ours.append(
+            PeerSpec(f"tenfold-{word}", "tenfold", "tenfold", "tenfold_peer.py", "gguf",
+                     "pip install tenfold", options={"mode": mode, "arch": arch}, server="tenfold")
+        )  # fmt: skip
     return [
         *ours,
         PeerSpec("llama.cpp", "llama", "llama_cpp", "llama_cpp_peer.py", "gguf", _LLAMA,
