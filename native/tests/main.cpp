@@ -252,6 +252,39 @@ void a_tape_reads_what_lies_there_now(const char* arch) {
   CHECK(same(y, want));
 }
 
+// --- mixtures of experts ------------------------------------------------------------------------
+void mixtures(const char* arch, bool ints) {
+  const int64_t tokens = 21, experts = 5, top_k = 2, cols = 64, outputs = 40, pairs = tokens * top_k;
+  const Floats logits = noise(tokens * experts, 12), x = noise(tokens * cols, 13), gate = noise(tokens, 14);
+  Floats first;
+  for (int threads : {1, 3}) {
+    Runtime runtime(threads, arch, ints);
+    std::vector<Packed> packs;
+    std::vector<Matrix> matrices;
+    for (int64_t e = 0; e < experts; ++e) {
+      packs.push_back(packed(runtime, e % 2 ? Kind::q4_1 : Kind::q8_0, outputs, cols));
+      matrices.push_back(packs.back().matrix);
+    }
+    for (int64_t room : {pairs, int64_t{3}}) {  // all pairs of an expert at once, or three and three
+      Floats weights(pairs), x_rows(room * cols), y_rows(room * outputs), y(pairs * outputs);
+      Floats mixed(tokens * outputs), one(outputs);
+      std::vector<int32_t> chosen(pairs), order(pairs), starts(experts + 1);
+      const Route way{chosen.data(), pairs, experts, order.data(), starts.data()};
+      runtime.choose({logits.data(), tokens, experts, top_k, true, weights.data(), chosen.data()});
+      runtime.route(way);
+      runtime.grouped({matrices, way, top_k, x.data(), cols, y.data(), outputs, room, x_rows.data(),
+                       y_rows.data()});
+      for (int64_t p = 0; p < pairs; ++p) {
+        runtime.linear(matrices[chosen[p]], x.data() + p / top_k * cols, 1, cols, one.data(), outputs);
+        CHECK(std::memcmp(one.data(), y.data() + p * outputs, outputs * sizeof(float)) == 0);
+      }
+      runtime.mix({y.data(), weights.data(), tokens, top_k, outputs, y.data(), gate.data(), mixed.data()});
+      if (first.empty()) first = mixed;
+      CHECK(same(first, mixed));
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -263,6 +296,8 @@ int main() {
   for (const char* name : names) {
     products(name, false);
     products(name, true);
+    mixtures(name, false);
+    mixtures(name, true);
     rows(name);
     attention(name);
     callers_take_turns(name);
