@@ -8,7 +8,7 @@
 // and the bias. Integer sums are exact, so this order of rounded operations is all that
 // decides the bits: one row or many, any instruction set.
 
-// Codes of one block of a panel: `word(p, g, v)` loads word g of lanes v.
+// Codes of one block of a panel, behind its scales.
 template <class Scale, bool HasMin, bool Centred>
 struct FourBitInts {
   static constexpr bool four_bit = true;
@@ -16,9 +16,6 @@ struct FourBitInts {
   static constexpr int scale_bytes = kPanel * Scale::bytes * (HasMin ? 2 : 1);
   static constexpr int step = scale_bytes + kPanel * kBlock / 2;
 
-  static TF_INLINE Ints::I word(const uint8_t* p, int g, int v) {
-    return Ints::load(p + scale_bytes + (g * kPanel + v * Ints::lanes) * 4);
-  }
   static TF_INLINE Ints::F scale(const uint8_t* p, int v) { return Scale::wide(p, v * Ints::lanes); }
   static TF_INLINE Ints::F low(const uint8_t* p, int v) { return Scale::wide(p, kPanel + v * Ints::lanes); }
 };
@@ -30,9 +27,6 @@ struct EightBitInts {
   static constexpr int scale_bytes = kPanel * Scale::bytes * (kBlock / PerScale);
   static constexpr int step = scale_bytes + kPanel * kBlock;
 
-  static TF_INLINE Ints::I word(const uint8_t* p, int g, int v) {
-    return Ints::load(p + scale_bytes + (g * kPanel + v * Ints::lanes) * 4);
-  }
   static TF_INLINE Ints::F scale(const uint8_t* p, int s, int v) {
     return Scale::wide(p, s * kPanel + v * Ints::lanes);
   }
@@ -47,6 +41,12 @@ struct FloatInts {
   static TF_INLINE Ints::F wide(const uint8_t* p, int lane) { return Ints::load_f32(p + lane * 4); }
 };
 
+// Word g of lanes v of a block's codes.
+template <class Code>
+TF_INLINE Ints::I word_of(const uint8_t* p, int g, int v) {
+  return Ints::load(p + Code::scale_bytes + (g * kPanel + v * Ints::lanes) * 4);
+}
+
 // What one block adds to y: Rows x Count vectors of lanes from vector `first` on.
 template <class Code, int Rows, int Count>
 TF_INLINE void pair_block(const uint8_t* p, int first, const int32_t* x, Ints::F (&y)[Rows][Count]) {
@@ -59,7 +59,7 @@ TF_INLINE void pair_block(const uint8_t* p, int first, const int32_t* x, Ints::F
     unroll<Code::flush / 2>([&](auto g) TF_LAMBDA {
       constexpr int k = s * Code::flush + g * 2;
       Ints::I word[Count];
-      unroll<Count>([&](auto v) TF_LAMBDA { word[v] = Code::word(p, k / 2, first + v); });
+      unroll<Count>([&](auto v) TF_LAMBDA { word[v] = word_of<Code>(p, k / 2, first + v); });
       unroll<2>([&](auto j) TF_LAMBDA {
         Ints::I w[Count];
         unroll<Count>([&](auto v) TF_LAMBDA { w[v] = Ints::bytes<j>(word[v]); });
@@ -90,7 +90,7 @@ TF_INLINE void quad_block(const uint8_t* p, int first, const int32_t* x, Ints::F
   });
   unroll<kQuads / 2>([&](auto g) TF_LAMBDA {
     Ints::I word[Count];
-    unroll<Count>([&](auto v) TF_LAMBDA { word[v] = Code::word(p, g, first + v); });
+    unroll<Count>([&](auto v) TF_LAMBDA { word[v] = word_of<Code>(p, g, first + v); });
     unroll<2>([&](auto j) TF_LAMBDA {
       Ints::I w[Count];
       unroll<Count>([&](auto v) TF_LAMBDA { w[v] = Ints::nibbles<j>(word[v]); });
@@ -126,7 +126,7 @@ TF_INLINE void low_block(const uint8_t* p, int v, const int32_t* x, uint32_t fin
   const Ints::F scale = Code::scale(p, v);
   Ints::I w[kQuads];
   unroll<kQuads / 2>([&](auto g) TF_LAMBDA {
-    const Ints::I word = Code::word(p, g, v);
+    const Ints::I word = word_of<Code>(p, g, v);
     w[g * 2] = Ints::nibbles<0>(word);
     w[g * 2 + 1] = Ints::nibbles<1>(word);
   });
