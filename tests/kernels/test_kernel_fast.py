@@ -74,6 +74,13 @@ def test_odd_shapes(column: str, data: st.DataObject) -> None:
     assert torch.equal(got, product(fast("torch"), kind, rows, x, bias))
 
 
+@pytest.mark.parametrize("column", NATIVE)
+def test_close_to_half_a_step(column: str) -> None:
+    """One value of these lies so near to half a step that the last bit of 32512 / m decides."""
+    x = ordinary(36, 416, seed=10)
+    assert torch.equal(product(fast(column), "q4_0", 8, x), product(fast("torch"), "q4_0", 8, x))
+
+
 @pytest.mark.parametrize("kind", QUANTISED)
 @pytest.mark.parametrize("column", [*NATIVE, "torch"])
 def test_close_to_exact_products(column: str, kind: WeightKind) -> None:

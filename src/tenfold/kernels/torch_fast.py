@@ -95,7 +95,8 @@ def quantise_bytes(x_TI: Tensor) -> ByteSteps:
     fine_TB = largest_TB * x_TBK.shape[1] > total_T1 * STANDS_OUT
     least = 2.0 ** (LEAST_EXPONENT - 127)
     most_TB = largest_TB.masked_fill(broken, 1.0).clamp(min=least)
-    q_TBK = (x_TBK * (32512.0 / most_TB)[..., None]).round().double()
+    inverse_TB = torch.tensor(32512.0) / most_TB  # a float / a tensor would be rounded twice
+    q_TBK = (x_TBK * inverse_TB[..., None]).round().double()
     q_TBK.masked_fill_(broken[..., None], 0.0)
     high_TBK = ((q_TBK + 128.0) / 256.0).floor()
     low_TBK = (q_TBK - 256.0 * high_TBK) * fine_TB[..., None]
