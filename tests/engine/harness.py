@@ -72,6 +72,9 @@ class NoDevice:
     def stats(self, id: str) -> DeviceStats:
         return DeviceStats(id, self.name, PAGE, 0, 0, 0, 0)
 
+    def prepare_pages(self) -> bool:
+        return False
+
     def limited(self, name: str) -> bool:
         return False
 

@@ -244,3 +244,26 @@ def test_a_simulated_run_makes_the_very_decisions_of_a_real_one(tiny: Path, poli
         real.close()
     assert len(plans[0][0]) > 20
     assert plans[0] == plans[1]
+
+
+def test_an_idle_device_prepares_the_pages_that_a_prompt_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Real(make_tiny("llama", tmp_path))
+    pool = real.engine.device.pool  # type: ignore[attr-defined]
+    waits = [real.engine.patience()]
+    while waits[-1] == 0.0:
+        waits.append(real.engine.patience())
+    assert pool.stats().reserved == len(waits) - 1 == pool.stats().capacity // 16
+    assert real.engine.check() == []
+    real.ask("a", list(range(100)))
+    assert real.engine.patience() == 0.0 and pool.stats().reserved == len(waits) - 1  # work first
+    mapped: list[object] = []
+    kept = pool.backend.map
+    monkeypatch.setattr(pool.backend, "map", lambda *args: (mapped.append(args[0]), kept(*args)))
+    real.run()
+    owned = [one for one in pool._ranges.values() if one.owner == "m"]
+    assert real.instance.stats().kv_pages > 0 and not {id(one.space) for one in owned} & {
+        id(space) for space in mapped
+    }
+    real.close()

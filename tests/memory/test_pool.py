@@ -94,6 +94,22 @@ def test_reserved_pages_stay_in_memory_and_read_zero_when_handed_out_again(make_
     assert pool.stats().reserved == 0
 
 
+def test_pages_prepared_ahead_are_there_when_asked_for(make_pool, monkeypatch):
+    pool = make_pool(8)
+    one, two = pool.create("a", "kv", 8 * SMALL), pool.create("b", "kv", 8 * SMALL)
+    pool.set_limit("b", 1)
+    assert not pool.prepare([one, two])  # no reserve to fill
+    pool.reserve(4)
+    one.map([0, 2])
+    assert [pool.prepare([one, two]) for _ in range(5)] == [True, True, True, True, False]
+    assert pool.stats().reserved == 4 and pool.stats().mapped == 2
+    assert one.resident_bytes() == 4 * SMALL and two.resident_bytes() == 2 * SMALL
+    with monkeypatch.context() as patch:
+        patch.setattr(pool.backend, "map", None)  # not called: the lowest pages are there
+        assert one.map([1, 3]) and two.map([0])
+    assert two.map([]) and not pool.check()
+
+
 def test_reserved_pages_yield_to_whoever_maps(make_pool):
     pool = make_pool(6, reserve_pages=6)
     one, two = pool.create("a", "kv", 6 * SMALL), pool.create("b", "kv", 6 * SMALL)

@@ -120,6 +120,16 @@ class PoolMachine(RuleBasedStateMachine):
         self.pool.reserve(pages)
         self.high_water = pages
 
+    @rule(data=st.data())
+    def prepare(self, data) -> None:
+        before = self.pool.stats()
+        prepared = self.pool.prepare(list(self.ranges.values()))
+        after = self.pool.stats()
+        assert after.mapped == before.mapped
+        assert after.reserved == before.reserved + prepared
+        if prepared:
+            assert after.reserved <= self.high_water
+
     @rule(owner=st.sampled_from(OWNERS))
     def crash(self, owner: str) -> None:
         self.pool.drop_owner(owner)

@@ -37,6 +37,9 @@ from tenfold.models.encoder import Encoder
 from tenfold.models.loading import load_model
 from tenfold.scheduling.registry import policies
 
+MOST_RESERVED_BYTES = 128 << 20
+"""Of pages kept ready: given back and not yet returned to the system, or prepared while idle."""
+
 
 class Device:
     """One named share of a machine. Models loaded here draw weights and KV from one pool."""
@@ -55,7 +58,8 @@ class Device:
                 f"{settings.name} has {budget} bytes of memory, less than one page of "
                 f"{settings.page_bytes}; raise device.memory"
             )
-        self.pool = PagePool(self._open_backend(), pages, min(16, pages // 64))
+        reserve = min(MOST_RESERVED_BYTES // settings.page_bytes, pages // 16)
+        self.pool = PagePool(self._open_backend(), pages, reserve)
         self._ranges: dict[str, dict[str, VirtualRange]] = {}
         self.scratch = PoolScratch(self.pool)
         self._lend_scratch()
@@ -320,6 +324,12 @@ class Device:
         if owner is None or owner.limit is None:
             return False
         return owner.limit - owner.mapped < stats.capacity - stats.mapped
+
+    def prepare_pages(self) -> bool:
+        """A virtual machine may take milliseconds for each page that it has not given before, so
+        pages for keys and values are prepared while there is nothing else to do."""
+        spaces = [space for found in self._ranges.values() for space in found.values()]
+        return self.pool.prepare([space for space in spaces if space.name.startswith("kv-")])
 
     def check(self) -> list[str]:
         return self.pool.check()

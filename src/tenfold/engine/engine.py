@@ -40,6 +40,9 @@ from tenfold.scheduling.turns import Turns
 
 log = logging.getLogger("tenfold.engine")
 
+IDLE_POLL_SECONDS = 1.0
+ASIDE_POLL_SECONDS = 0.01
+
 T = TypeVar("T")
 Reclaim = Callable[[int], bool]
 Emit = Callable[[Event], None]
@@ -60,6 +63,10 @@ class DeviceLike(Protocol):
         ...
 
     def limited(self, name: str) -> bool: ...
+
+    def prepare_pages(self) -> bool:
+        """Spend a few idle milliseconds on pages that will be wanted. False: no more to do."""
+        ...
 
     def stats(self, id: str) -> DeviceStats: ...
     def check(self) -> list[str]: ...
@@ -288,10 +295,14 @@ class Engine:
         return future
 
     # --- stepping -------------------------------------------------------------------------------
-    @property
-    def busy_aside(self) -> bool:
-        """Whether a thread is loading or compiling something that will soon want the loop."""
-        return bool(self.loading or self.preparing)
+    def patience(self) -> float:
+        """Seconds that the caller may wait for a command before the next ``step``. With nothing
+        else to do, it prepares a page and asks to be called again soon."""
+        if self.has_work:
+            return 0.0
+        if self.loading or self.preparing:  # a thread that will soon want the loop
+            return ASIDE_POLL_SECONDS
+        return 0.0 if self.device.prepare_pages() else IDLE_POLL_SECONDS
 
     @property
     def has_work(self) -> bool:

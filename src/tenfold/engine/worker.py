@@ -23,8 +23,6 @@ from tenfold.core.messages import Event, Shutdown, WorkerRefused
 from tenfold.core.settings import DeviceSettings
 from tenfold.engine.engine import Engine
 
-IDLE_POLL_MS = 1000
-ASIDE_POLL_MS = 10
 MOST_BYTES = 1 << 18
 """Read at once."""
 
@@ -57,12 +55,8 @@ def main(descriptor: str) -> int:
         return error.exit_code
     engine.start()
     while True:
-        timeout = IDLE_POLL_MS
-        if engine.has_work:
-            timeout = 0
-        elif engine.busy_aside:
-            timeout = ASIDE_POLL_MS
-        while coming.poll(timeout):
+        timeout = engine.patience()
+        while coming.poll(timeout * 1000):
             data = b""
             with contextlib.suppress(ConnectionError):
                 data = stream.recv(MOST_BYTES)
@@ -72,7 +66,7 @@ def main(descriptor: str) -> int:
                 engine.handle(command)
                 if isinstance(command, Shutdown):
                     return 0
-            timeout = 0
+            timeout = 0.0
         engine.step()
 
 

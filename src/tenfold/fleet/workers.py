@@ -216,7 +216,7 @@ class InlineWorker:
             return error.exit_code
         engine.start()
         while True:
-            timeout = 0.0 if engine.has_work else 0.01 if engine.busy_aside else 1.0
+            timeout = engine.patience()
             while True:
                 try:
                     command = self._inbox.get(block=timeout > 0, timeout=timeout or None)

@@ -47,8 +47,9 @@ class PagePool:
     any thread; none calls back.
 
     ``capacity_pages`` bounds mapped + reserved pages. *Reserved* pages are populated but not handed
-    out: pages just unmapped, kept where they are (up to ``reserve``) because taking them again is
-    cheaper than asking the system, and a backend's spare pages. They yield to any ``map``.
+    out: pages just unmapped or prepared ahead, kept where they are (up to ``reserve``) because
+    taking them is cheaper than asking the system, and a backend's spare pages. They yield to any
+    ``map``.
     """
 
     def __init__(self, backend: PageBackend, capacity_pages: int, reserve_pages: int = 0) -> None:
@@ -96,6 +97,21 @@ class PagePool:
         with self._lock:
             self._high_water = max(pages, 0)
             self._settle()
+
+    def prepare(self, ranges: Sequence[VirtualRange]) -> bool:
+        """Populate one page that is likely to be asked for soon, and keep it reserved: the lowest
+        empty one of the range that has the fewest such. For idle moments: some milliseconds.
+
+        False when the reserve is full, or nothing is left to prepare."""
+        with self._lock:
+            spare = self._held() - self._mapped
+            if spare >= self._high_water or self._held() >= self._capacity:
+                return False
+            for one in sorted(ranges, key=lambda one: one.state.count(RESERVED)):
+                page = -1 if self._over_budget(one, 1) else one.state.find(FREE)
+                if page >= 0:
+                    return self._prepare(one, page)
+            return False
 
     def resize(self, capacity_pages: int) -> None:
         """Change the budget. Raises OutOfMemory, the budget as before, when more is in use."""
@@ -251,6 +267,15 @@ class PagePool:
 
     def _owner_mapped(self, owner: str) -> int:
         return sum(one.mapped_pages for one in self._ranges.values() if one.owner == owner)
+
+    def _prepare(self, vrange: VirtualRange, page: int) -> bool:
+        try:
+            self.backend.map(vrange.space, page, 1)
+        except OutOfMemory:
+            return False
+        vrange.state[page] = RESERVED
+        self._reserved[vrange, page] = None
+        return True
 
     def _over_budget(self, vrange: VirtualRange, pages: int) -> str:
         """Why ``pages`` more must not be mapped, or nothing. Reserved pages yield, so count not."""
