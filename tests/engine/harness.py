@@ -27,6 +27,8 @@ from tenfold.engine.simulated import CountingPages, SimulatedRunner
 from tenfold.engine.speculator import Speculator, speculator
 from tenfold.kvcache.cache import KVCache
 from tenfold.kvcache.waiting import MatchIndex
+from tenfold.scheduling.accounts import Accounts
+from tenfold.scheduling.base import PolicySetup
 from tenfold.scheduling.registry import policies
 
 BLOCK = 4
@@ -59,6 +61,9 @@ class NoDevice:
     """A device that holds nothing: models are attached by hand."""
 
     name = "sim:0"
+
+    def __init__(self, accounts: Accounts) -> None:
+        self.accounts = accounts
 
     def capacity_bytes(self) -> int:
         return 0
@@ -116,8 +121,8 @@ class Sim:
     def __init__(self, **settings: object) -> None:
         self.clock = VirtualClock()
         self.heard = Heard()
-        self.settings = DeviceSettings(block_tokens=BLOCK, page_bytes=PAGE, **settings)  # type: ignore[arg-type]
-        self.engine = Engine(NoDevice(), self.clock, self.heard)
+        self.settings = DeviceSettings.of(block_tokens=BLOCK, page_bytes=PAGE, **settings)  # type: ignore[arg-type]
+        self.engine = Engine(NoDevice(Accounts(self.settings.schedule)), self.clock, self.heard)
         self.recorders: dict[str, Recorder] = {}
 
     def add(
@@ -145,7 +150,8 @@ class Sim:
             prefix_cache=self.settings.prefix_cache,
         )
         matches = MatchIndex(cache.tree)
-        policy = policies.get(self.settings.policy)(matches)
+        setup = PolicySetup(matches, said.schedule, self.engine.device.accounts.of_model())
+        policy = policies.get(said.schedule.policy)(setup)
         facts = ModelFacts(name, "generate", "sim", context, 100, 8, 0, 0, 0, [99])
         batcher = Batcher(
             facts,

@@ -36,7 +36,7 @@ class Real:
         self.tokens: dict[str, list[int]] = {}
         self.cached: dict[str, int] = {}
         self.failed: list[RequestFailed] = []
-        device = Device(DeviceSettings(**values))  # type: ignore[arg-type]
+        device = Device(DeviceSettings.of(**values))  # type: ignore[arg-type]
         self.engine = Engine(device, self.clock, self._hear)
         self.engine.handle(LoadModel("m", str(path), options or ModelOptions()))
         while self.engine.loading:

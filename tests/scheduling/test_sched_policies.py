@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tenfold.core.errors import ConfigError
 from tenfold.kvcache.hashing import block_hashes
 from tenfold.scheduling import lpm
-from tenfold.scheduling.base import Policy, Waiting
+from tenfold.scheduling.base import Policy, PolicySetup, Waiting
 from tenfold.scheduling.fcfs import FCFS
 from tenfold.scheduling.lpm import LPM
 from tenfold.scheduling.registry import policies
@@ -63,7 +63,7 @@ class PolicyMachine(RuleBasedStateMachine):
     def start(self, longest: bool) -> None:
         self.matches = FakeMatches()
         self.longest = longest
-        self.policy: Policy = LPM(self.matches) if longest else FCFS(self.matches)
+        self.policy: Policy = LPM(PolicySetup(self.matches)) if longest else FCFS()
         self.queued: list[Waiting] = []
         self.running: list[Waiting] = []
         self.back: set[Waiting] = set()
@@ -145,15 +145,15 @@ def test_an_id_is_queued_once() -> None:
 
 
 def test_policies_come_from_the_registry() -> None:
-    assert policies.names() == ["fcfs", "lpm"]
-    assert isinstance(policies.get("lpm")(FakeMatches()), LPM)
-    with pytest.raises(ConfigError, match="fcfs, lpm"):
+    assert policies.names() == ["dlpm", "fcfs", "k-lpm", "lpm", "vtc"]
+    assert isinstance(policies.get("lpm")(PolicySetup(FakeMatches())), LPM)
+    with pytest.raises(ConfigError, match="dlpm, fcfs, k-lpm, lpm, vtc"):
         policies.get("best")
 
 
 # --- siblings ------------------------------------------------------------------------------------
 def siblings(count: int, shared: int, matches: FakeMatches) -> tuple[LPM, list[Waiting]]:
-    policy = LPM(matches, sibling_tokens=8)
+    policy = LPM(PolicySetup(matches), sibling_tokens=8)
     requests = []
     for i in range(count):
         w = request(i, list(range(shared)) + [1000 + i] * 8)
@@ -226,7 +226,7 @@ def test_matches_may_be_kept_by_the_caller() -> None:
 def test_plain_lpm_starves_and_says_so() -> None:
     """Not a wish but the published behaviour: a miss waits as long as hits keep coming."""
     matches = FakeMatches()
-    policy = LPM(matches)
+    policy = LPM(PolicySetup(matches))
     miss = request(0)
     matches.set(miss.id, 0)
     policy.add(miss)

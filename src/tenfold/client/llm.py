@@ -44,8 +44,8 @@ class LLM:
     """One or more models, loaded here. Use ``with``, or call ``close``.
 
     ``models``: catalogue names, paths, or ``name=source``. Further settings are fields of
-    ``DeviceSettings`` (``memory_bytes``, ``threads``, ``policy``, …). Raises what ``tenfold serve``
-    would print.
+    ``DeviceSettings`` and ``ScheduleSettings`` (``memory_bytes``, ``threads``, ``policy``, …).
+    Raises what ``tenfold serve`` would print.
     """
 
     def __init__(self, models: str | Sequence[str], **device: Any) -> None:
@@ -59,7 +59,7 @@ class LLM:
         self._thread.start()
         self._closed = False
         try:
-            self.client = self._run(_start(names, DeviceSettings(**device)))
+            self.client = self._run(_start(names, DeviceSettings.of(**device)))
         except BaseException:
             self._stop_loop()
             raise

@@ -25,6 +25,7 @@ from tenfold.core.settings import (
     DeviceSettings,
     ModelSetup,
     QueueSettings,
+    ScheduleSettings,
     Speculation,
 )
 from tenfold.core.sizes import parse_bytes, parse_share
@@ -56,6 +57,7 @@ def _valid_name(value: str) -> str:
 Bytes = Annotated[int, BeforeValidator(_bytes)]
 Share = Annotated[int | str, AfterValidator(_valid_share)]
 Positive = Annotated[int, Field(ge=1)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -164,7 +166,39 @@ class KernelsSection(Section):
 class ScheduleSection(Section):
     """Which request runs next."""
 
-    policy: str = Field(default="fcfs", description="the scheduling policy's name")
+    policy: str = Field(
+        default="fcfs", description="fcfs, lpm, k-lpm, vtc, dlpm, or module:class of your own"
+    )
+    quantum: float = Field(
+        default=1000.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="service that a round gives a client of weight 1 (dlpm)",
+    )
+    extend_weight: Weight = Field(default=1.0, description="service of a computed prompt token")
+    output_weight: Weight = Field(default=2.0, description="service of an output token")
+    admission: Literal["optimistic", "reserve"] = Field(
+        default="optimistic",
+        description="reserve: keep memory for every running answer's longest end",
+    )
+    idle_debt: Literal["keep", "forget"] = Field(
+        default="keep", description="what a client owes after it had nothing to do (dlpm)"
+    )
+    accounts: Literal["device", "model"] = Field(
+        default="device", description="one account of a client for all models, or one for each"
+    )
+    vtc_charge: Literal["input", "extend"] = Field(
+        default="input", description="what vtc bills of a prompt: all, or what was not cached"
+    )
+    escape_seconds: Seconds = Field(
+        default=0.0,
+        description="how long a request that does not fit may hold up the next round; 0: any time "
+        "(dlpm)",
+    )
+    share_prefixes: bool = Field(
+        default=False, description="split a cached prefix's cost among the clients that use it"
+    )
+    k: Positive = Field(default=4, description="one admission in k is the oldest request (k-lpm)")
 
 
 class QueueSection(Section):
@@ -282,7 +316,7 @@ class LoadedConfig:
             kernels_mode=self.config.kernels.mode,
             native=self.config.kernels.native,
             kernels_arch=self.config.kernels.arch,
-            policy=self.config.schedule.policy,
+            schedule=ScheduleSettings(**self.config.schedule.model_dump()),
             **values,
         )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tenfold.core.settings import Speculation
+from tenfold.core.settings import Share, Speculation
 from tenfold.core.types import EngineRequest, FinishReason, KVDtype, ModelFacts, TokenLogprob
 
 
@@ -64,11 +64,44 @@ class AskStats:
 
 
 @dataclass(slots=True)
+class SetShares:
+    """The whole tree of shares, in place of the one before. Clients that are not named have weight
+    1 at the top."""
+
+    shares: list[Share] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class AskSchedule:
+    """Answered by one ScheduleReport. ``most``: waiting requests to describe, of each model."""
+
+    id: str
+    most: int = 20
+
+
+@dataclass(slots=True)
+class AskPrefixes:
+    """Answered by one PrefixUpdate of each generating model, with everything it caches. From then
+    on the worker sends its changes, too."""
+
+
+@dataclass(slots=True)
 class Shutdown:
     pass
 
 
-Command = LoadModel | UnloadModel | Generate | Embed | Abort | AskStats | Shutdown
+Command = (
+    LoadModel
+    | UnloadModel
+    | Generate
+    | Embed
+    | Abort
+    | AskStats
+    | SetShares
+    | AskSchedule
+    | AskPrefixes
+    | Shutdown
+)
 
 
 # --- events -------------------------------------------------------------------------------------
@@ -158,6 +191,80 @@ class Embedded:
 
 
 @dataclass(slots=True)
+class PrefixUpdate:
+    """What changed in a model's prefix tree since the update before, ``number`` - 1.
+
+    Prefixes are named by the chained hashes of their blocks (``kvcache.hashing``). ``inserted``:
+    runs of blocks that are new, each after the hash of the block before it (0: the prompt's start);
+    ``evicted``: blocks that are gone, none of which has a cached block behind it. ``whole``: this
+    is everything that is cached, whatever was told before.
+    """
+
+    model: str
+    number: int
+    inserted: list[tuple[int, list[int]]] = field(default_factory=list)
+    evicted: list[int] = field(default_factory=list)
+    whole: bool = False
+
+
+@dataclass(slots=True)
+class ClientStats:
+    """What one client got of a device, and where its account stands.
+
+    ``service``: weighted tokens computed for it; ``asked_service``: with every prompt token
+    counted, cached ones too (what the client sees). ``credit``: its deficit counter, what was
+    admitted and not computed already taken off; ``rounds``: refills so far. ``drift``: how far its
+    service is from its share since it last had nothing to do, ``bound``: the most that the theorem
+    allows.
+    """
+
+    client: str
+    service: float = 0.0
+    asked_service: float = 0.0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    waiting: int = 0
+    running: int = 0
+    oldest_wait: float = 0.0
+    credit: float = 0.0
+    rounds: int = 0
+    drift: float = 0.0
+    bound: float = 0.0
+
+
+@dataclass(slots=True)
+class QueuePlace:
+    """A waiting request as its policy sees it. ``why``: in words, what it waits for, or why it was
+    chosen."""
+
+    request_id: str
+    client: str
+    prompt_tokens: int
+    matched_tokens: int
+    waited: float
+    why: str
+
+
+@dataclass(slots=True)
+class ModelSchedule:
+    """``chosen``: the latest admissions, newest first; ``next``: the queue, in order."""
+
+    model: str
+    policy: str
+    chosen: list[QueuePlace] = field(default_factory=list)
+    next: list[QueuePlace] = field(default_factory=list)
+    waiting: int = 0
+
+
+@dataclass(slots=True)
+class ScheduleReport:
+    id: str
+    device: str
+    models: list[ModelSchedule] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class ModelStats:
     """One model's gauges and counters since it was loaded."""
 
@@ -205,6 +312,7 @@ class DeviceStats:
     """Spent sending events since the worker started."""
     scratch_pages: int = 0
     """Of the mapped ones: for the results of steps, whichever model's."""
+    clients: list[ClientStats] = field(default_factory=list)
 
 
 Event = (
@@ -216,4 +324,6 @@ Event = (
     | RequestFailed
     | Embedded
     | DeviceStats
+    | PrefixUpdate
+    | ScheduleReport
 )

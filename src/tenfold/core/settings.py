@@ -2,12 +2,80 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 from tenfold.core.types import KVDtype
 
 Speculation = Literal["off", "ngram", "auto"]
+
+
+@dataclass(slots=True)
+class ScheduleSettings:
+    """How a device shares itself between clients. What is not about fairness is ``policy``'s own.
+
+    ``quantum``: service that a round gives a client of weight 1 (Q^u of DLPM), in units of one
+    prompt token computed at ``extend_weight`` 1; an output token counts ``output_weight``.
+    ``admission``: "reserve" keeps memory for every running request's whole output, as the bounds of
+    the papers need; "optimistic" admits what fits now and preempts. ``idle_debt``: "keep" has a
+    client that went away repay what it owes; "forget" is the paper's literal reading, which can be
+    exploited. ``accounts``: one of a client for all models of the device, or one for each.
+    ``vtc_charge``: what VTC bills of a prompt: all of it, as published, or what was not cached.
+    ``escape_seconds``: with DLPM, how long a request that has credit and does not fit may keep the
+    others from their next round; 0 is for ever, as published. ``share_prefixes``: the cost of a
+    cached prefix is split among the clients that use it. ``k``: with k-LPM, one admission in so
+    many is the oldest request's.
+    """
+
+    policy: str = "fcfs"
+    quantum: float = 1000.0
+    extend_weight: float = 1.0
+    output_weight: float = 2.0
+    admission: Literal["optimistic", "reserve"] = "optimistic"
+    idle_debt: Literal["keep", "forget"] = "keep"
+    accounts: Literal["device", "model"] = "device"
+    vtc_charge: Literal["input", "extend"] = "input"
+    escape_seconds: float = 0.0
+    share_prefixes: bool = False
+    k: int = 4
+
+
+@dataclass(slots=True)
+class RoutingSettings:
+    """How requests are spread over workers that hold the same model.
+
+    ``quantum``: service that a round gives a client of weight 1 on each worker (Q^w of D2LPM).
+    Weights of tokens are ``ScheduleSettings``'. ``match_ratio``, ``slack_requests`` and
+    ``slack_ratio`` are cache-aware's: the share of a prompt that must be cached to follow it, and
+    the imbalance of outstanding requests, absolute and relative, from which the least loaded is
+    taken instead. ``most_blocks`` bounds what a router remembers of caches, in blocks.
+    ``charge_input``: d2lpm bills the whole prompt, as published, or ("extend") what was not cached
+    at the worker.
+    """
+
+    policy: str = "d2lpm"
+    quantum: float = 4000.0
+    extend_weight: float = 1.0
+    output_weight: float = 2.0
+    charge_input: Literal["all", "extend"] = "all"
+    match_ratio: float = 0.5
+    slack_requests: int = 32
+    slack_ratio: float = 1.1
+    most_blocks: int = 1 << 20
+
+
+@dataclass(slots=True)
+class Share:
+    """A node of the tree of shares: a client, or a group of clients and groups.
+
+    Siblings get service in proportion to ``weight`` while they have work; what one leaves goes to
+    its siblings first. ``group``: the group it belongs to, empty at the top.
+    """
+
+    name: str
+    weight: float = 1.0
+    group: str = ""
+    is_group: bool = False
 
 
 @dataclass(slots=True)
@@ -33,7 +101,6 @@ class DeviceSettings:
     kernels_mode: Literal["exact", "fast"] = "fast"
     native: bool = True
     kernels_arch: str = ""
-    policy: str = "fcfs"
     prefix_cache: bool = True
     max_running: int = 64
     max_step_tokens: int = 2048
@@ -47,6 +114,23 @@ class DeviceSettings:
     cuda_dtype: Literal["bf16", "f16", "f32"] = "bf16"
     cuda_graphs: bool = True
     cuda_graph_bytes: int = 2 << 30
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> DeviceSettings:
+        """What ``dataclasses.asdict`` made of one."""
+        return cls(**{**values, "schedule": ScheduleSettings(**values["schedule"])})
+
+    @classmethod
+    def of(cls, **values: Any) -> DeviceSettings:
+        """From fields of this class and of ``ScheduleSettings``. Raises TypeError for any other."""
+        schedule = {k: values.pop(k) for k in _SCHEDULE if k in values}
+        if schedule:
+            values["schedule"] = ScheduleSettings(**schedule)
+        return cls(**values)
+
+
+_SCHEDULE = tuple(one.name for one in fields(ScheduleSettings))
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ from tenfold.core.errors import ConfigError, OutOfMemory
 from tenfold.core.messages import DeviceStats, LoadModel
 from tenfold.core.settings import DeviceSettings
 from tenfold.core.types import EngineRequest, KVDtype, KVGroup, ModelFacts
+from tenfold.costs.price import Prices
 from tenfold.costs.step import StepModel
 from tenfold.engine.batcher import Batcher, Neighbours
 from tenfold.engine.grammars import Grammars
@@ -35,6 +36,8 @@ from tenfold.memory.pool import PagePool, VirtualRange
 from tenfold.models.decoder import Decoder
 from tenfold.models.encoder import Encoder
 from tenfold.models.loading import load_model
+from tenfold.scheduling.accounts import Accounts
+from tenfold.scheduling.base import PolicySetup
 from tenfold.scheduling.registry import policies
 
 MOST_RESERVED_BYTES = 128 << 20
@@ -60,6 +63,8 @@ class Device:
             )
         reserve = min(MOST_RESERVED_BYTES // settings.page_bytes, pages // 16)
         self.pool = PagePool(self._open_backend(), pages, reserve)
+        self.accounts = Accounts(settings.schedule)
+        self._prices = Prices()
         self._ranges: dict[str, dict[str, VirtualRange]] = {}
         self.scratch = PoolScratch(self.pool)
         self._lend_scratch()
@@ -227,7 +232,10 @@ class Device:
             page_limit=self._most_kv_pages(command),
         )
         matches = MatchIndex(cache.tree)
-        policy = policies.get(command.options.policy or settings.policy)(matches)
+        setup = PolicySetup(
+            matches, settings.schedule, self.accounts.of_model(), self._prices.of(facts.parameters)
+        )
+        policy = policies.get(command.options.policy or settings.schedule.policy)(setup)
         drafts = speculator(
             command.options.speculation or settings.speculation,
             settings.draft_tokens,

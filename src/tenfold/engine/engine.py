@@ -36,6 +36,7 @@ from tenfold.core.messages import (
 from tenfold.core.types import Constraint, EngineRequest
 from tenfold.engine.batcher import Age, Batcher, Neighbours
 from tenfold.engine.instance import EmbedInstance, GenerateInstance, Instance
+from tenfold.scheduling.accounts import Accounts
 from tenfold.scheduling.turns import Turns
 
 log = logging.getLogger("tenfold.engine")
@@ -52,6 +53,7 @@ class DeviceLike(Protocol):
     """The memory and kernels of one device, as far as the loop uses them."""
 
     name: str
+    accounts: Accounts
 
     def capacity_bytes(self) -> int: ...
     def notes(self) -> list[str]: ...

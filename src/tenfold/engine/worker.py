@@ -36,7 +36,7 @@ def main(descriptor: str) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _step_forward()
-    settings = DeviceSettings(**json.loads(sys.stdin.readline()))
+    settings = DeviceSettings.from_dict(json.loads(sys.stdin.readline()))
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
     stream = socket.socket(fileno=int(descriptor))

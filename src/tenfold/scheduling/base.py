@@ -22,6 +22,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from tenfold.core.settings import ScheduleSettings
+from tenfold.scheduling.accounts import Accounts
+
 
 @dataclass(slots=True, eq=False)
 class Waiting:
@@ -109,6 +112,16 @@ class Policy(Protocol):
         ``unused``: of its last admission's ``extend_tokens``, those never computed."""
         ...
 
+    def shared(self, tokens: Mapping[str, float]) -> None:
+        """What cached prefixes cost their users, in prompt tokens by client: those who come later
+        pay a part (above 0) and who paid before gets it back (below 0)."""
+        ...
+
+    def explain(self, now: float, most: int) -> list[tuple[Waiting, str]]:
+        """The first of the queue in the order in which they would be tried now, each with what it
+        waits for, in words. Changes nothing."""
+        ...
+
     def preempted(self, w: Waiting, unused: int = 0) -> None:
         """A running request gave its memory back. It goes to the front of its priority class, and
         ``unused`` tokens of its admission will be asked for again; the rest is not billed twice."""
@@ -119,5 +132,16 @@ class Policy(Protocol):
         ...
 
 
-PolicyFactory = Callable[[Matches], Policy]
-"""Makes the policy of one model. Keyword options, if any, have defaults."""
+@dataclass(slots=True)
+class PolicySetup:
+    """What a policy is made with. ``accounts``: the device's, shared by the policies of its models.
+    ``price``: what a token of this model costs, of the device's first model 1."""
+
+    matches: Matches | None = None
+    settings: ScheduleSettings = field(default_factory=ScheduleSettings)
+    accounts: Accounts = field(default_factory=Accounts)
+    price: float = 1.0
+
+
+PolicyFactory = Callable[[PolicySetup], Policy]
+"""Makes the policy of one model."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tenfold.scheduling.base import Matches
+from tenfold.scheduling.base import PolicySetup
 from tenfold.scheduling.queue import QueuePolicy
 
 
@@ -11,5 +11,5 @@ class FCFS(QueuePolicy):
 
     blocking = True
 
-    def __init__(self, matches: Matches | None = None) -> None:
+    def __init__(self, setup: PolicySetup | None = None) -> None:
         super().__init__()

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 
 from tenfold.scheduling.base import Waiting
+
+Key = tuple[int, int, int, int, str]
+"""A request's place: smaller goes first. It ends in the request's id."""
 
 
 class SortedQueue:
@@ -17,8 +21,8 @@ class SortedQueue:
 
     def __init__(self, key: Callable[[Waiting], int]) -> None:
         self._key = key
-        self._keys: list[tuple[int, int, int, int, str]] = []
-        self._by_id: dict[str, tuple[Waiting, tuple[int, int, int, int, str]]] = {}
+        self._keys: list[Key] = []
+        self._by_id: dict[str, tuple[Waiting, Key]] = {}
 
     def add(self, w: Waiting) -> None:
         """Raises ValueError when a request with this id is queued already."""
@@ -45,11 +49,23 @@ class SortedQueue:
 
     def walk(self) -> Iterator[Waiting]:
         """All requests in order; any may be taken out meanwhile."""
-        at = 0
-        while at < len(self._keys):
-            key = self._keys[at]
+        key = self.after(None)
+        while key is not None:
             yield self._by_id[key[-1]][0]
-            at = bisect_right(self._keys, key)
+            key = self.after(key)
+
+    def after(self, key: Key | None) -> Key | None:
+        """The first place behind this one (None: of all), whether or not that is there."""
+        at = 0 if key is None else bisect_right(self._keys, key)
+        return self._keys[at] if at < len(self._keys) else None
+
+    def first(self) -> Key:
+        """The first place. IndexError when nothing is queued."""
+        return self._keys[0]
+
+    def key_of(self, w: Waiting) -> Key:
+        """Where a request is queued. KeyError when it is not."""
+        return self._by_id[w.id][1]
 
     def __contains__(self, id: object) -> bool:
         return id in self._by_id
@@ -91,6 +107,16 @@ class QueuePolicy:
 
     def finished(self, client: str, unused: int = 0) -> None:
         """Nothing was charged."""
+
+    def shared(self, tokens: Mapping[str, float]) -> None:
+        """Nothing is charged."""
+
+    def explain(self, now: float, most: int) -> list[tuple[Waiting, str]]:
+        return [(w, self.reason(w)) for w in islice(self.queue.walk(), most)]
+
+    def reason(self, w: Waiting) -> str:
+        """Why the request is where it is in the queue."""
+        return f"arrived as number {w.order}"
 
     def preempted(self, w: Waiting, unused: int = 0) -> None:
         w.preempted = True

@@ -10,7 +10,10 @@ from tenfold.scheduling.base import PolicyFactory
 policies: Final[Registry[PolicyFactory]] = Registry(
     "scheduling policy",
     {
+        "dlpm": "tenfold.scheduling.dlpm:DLPM",
         "fcfs": "tenfold.scheduling.fcfs:FCFS",
+        "k-lpm": "tenfold.scheduling.klpm:KLPM",
         "lpm": "tenfold.scheduling.lpm:LPM",
+        "vtc": "tenfold.scheduling.vtc:VTC",
     },
 )

@@ -1,0 +1,78 @@
+"""Service counters: who was served least, for the virtual token counter (VTC).
+
+A client's counter grows by the service it gets, divided by its weight; the client with the smallest
+one is served next ("Fairness in Serving Large Language Models", OSDI 2024, Algorithm 2). A client
+that comes back from having nothing queued is *lifted* to the least counter of those that have, so
+that pausing saves nothing up; what it is ahead stays. Groups are not known here. Does not know
+requests, models or time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tenfold.core.settings import Share
+
+
+class Counters:
+    """The counters of one device. One thread."""
+
+    def __init__(self) -> None:
+        self._value: dict[str, float] = {}
+        self._weight: dict[str, float] = {}
+        self._queued: dict[str, int] = {}
+        self._running: dict[str, int] = {}
+        self._last_left = 0.0
+
+    def set_shares(self, shares: Iterable[Share]) -> None:
+        """Weights from now on; groups are ignored."""
+        self._weight = {one.name: one.weight for one in shares if not one.is_group}
+
+    def queue(self, client: str) -> None:
+        """A request of the client waits. If none did, the counter is lifted: to the least of those
+        that have something queued, or, with nobody there, to that of the client that left last."""
+        if not self._queued.get(client):
+            floor = self._floor()
+            value = max(self._value.get(client, 0.0), self._last_left if floor is None else floor)
+            self._value[client] = value
+            self._queued[client] = 0
+        self._queued[client] += 1
+
+    def unqueue(self, client: str) -> None:
+        """One of them waits no more."""
+        self._queued[client] -= 1
+        if not self._queued[client]:
+            del self._queued[client]
+            self._last_left = self._value[client]
+
+    def start(self, client: str) -> None:
+        self._running[client] = self._running.get(client, 0) + 1
+
+    def stop(self, client: str) -> None:
+        """A request that had started has ended."""
+        self._running[client] -= 1
+        if not self._running[client]:
+            del self._running[client]
+
+    def charge(self, client: str, amount: float) -> None:
+        """Count service (below 0: that was not given after all)."""
+        self._value[client] = self._value.get(client, 0.0) + amount / self._weight.get(client, 1.0)
+
+    def value(self, client: str) -> float:
+        return self._value.get(client, 0.0)
+
+    def forget(self) -> None:
+        """Drop clients that a lift would overtake as soon as they came back."""
+        floor = self._floor()
+        if floor is None:
+            return
+        for client in [c for c, v in self._value.items() if v <= floor]:
+            if client not in self._queued and client not in self._running:
+                del self._value[client]
+
+    def clients(self) -> list[str]:
+        return list(self._value)
+
+    def _floor(self) -> float | None:
+        """The least counter of a client that has something queued."""
+        return min((self._value[client] for client in self._queued), default=None)
