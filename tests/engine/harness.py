@@ -30,6 +30,7 @@ from tenfold.kvcache.waiting import MatchIndex
 from tenfold.scheduling.accounts import Accounts
 from tenfold.scheduling.base import PolicySetup
 from tenfold.scheduling.registry import policies
+from tenfold.scheduling.reservations import Reservations
 
 BLOCK = 4
 PAGE = 4096
@@ -135,6 +136,7 @@ class Sim:
         groups: tuple[KVGroup, ...] = (GLOBAL,),
         executor: Executor | None = None,
         drafts: Speculator | None = None,
+        price: float = 1.0,
     ) -> Batcher:
         """Attach a model whose KV draws on ``pages`` (shared between models if given twice).
 
@@ -150,8 +152,13 @@ class Sim:
             prefix_cache=self.settings.prefix_cache,
         )
         matches = MatchIndex(cache.tree)
-        setup = PolicySetup(matches, said.schedule, self.engine.device.accounts.of_model())
+        accounts = self.engine.device.accounts
+        setup = PolicySetup(matches, said.schedule, accounts.of_model(name), price)
         policy = policies.get(said.schedule.policy)(setup)
+        reservations = None
+        if said.schedule.admission == "reserve":
+            held = pages.capacity * PAGE
+            reservations = Reservations(lambda: held)
         facts = ModelFacts(name, "generate", "sim", context, 100, 8, 0, 0, 0, [99])
         batcher = Batcher(
             facts,
@@ -163,6 +170,8 @@ class Sim:
             self.clock,
             self.engine.neighbours(name),
             drafts or speculator(said.speculation, said.draft_tokens, said.draft_match),
+            books=accounts.open(name, price),
+            reservations=reservations,
         )
         self.recorders[name] = Recorder(executor or SimulatedRunner(self.clock, costs()))
         instance = GenerateInstance(

@@ -11,22 +11,32 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from heapq import heappop, heappush
+from math import inf
 from typing import Protocol
 
 from tenfold.core.clock import Clock
 from tenfold.core.errors import ContextTooLong, DeadlineExceeded, OutOfMemory, TenfoldError
-from tenfold.core.messages import RequestFailed, RequestStarted, TokenOutput
+from tenfold.core.messages import (
+    ModelSchedule,
+    RequestFailed,
+    RequestStarted,
+    TokenOutput,
+)
 from tenfold.core.settings import DeviceSettings
 from tenfold.core.types import EngineRequest, FinishReason, ModelFacts
 from tenfold.costs.step import StepModel, StepShape
 from tenfold.engine.scratch import Boundless, StepMemory
 from tenfold.engine.sequence import Choice, Sequence, Slice, StepPlan, TokenBuffer
 from tenfold.engine.speculator import Speculator
+from tenfold.engine.waiting_line import WaitingLine
 from tenfold.kvcache.cache import KVCache
 from tenfold.kvcache.hashing import block_hashes, extend_hashes
+from tenfold.kvcache.payers import PrefixPayers
 from tenfold.kvcache.waiting import MatchIndex
+from tenfold.scheduling.accounts import Accounts, ModelBooks
 from tenfold.scheduling.base import Policy, Waiting
 from tenfold.scheduling.chunking import chunk_seconds, step_target
+from tenfold.scheduling.reservations import Reservations
 
 Age = tuple[int, int]
 """A request's place among all of its device: priority, then arrival. The smallest never gives way,
@@ -76,7 +86,12 @@ class Batcher:
         neighbours: Neighbours,
         drafts: Speculator | None = None,
         memory: StepMemory | None = None,
+        *,
+        books: ModelBooks | None = None,
+        reservations: Reservations | None = None,
     ) -> None:
+        """``books``: where service is written down. ``reservations``: admission keeps memory for
+        the longest end of what runs; without them, for prompts."""
         self.facts = facts
         self.cache = cache
         self.matches = matches
@@ -87,11 +102,20 @@ class Batcher:
         self.neighbours = neighbours
         self.drafts = drafts
         self.memory = memory or Boundless()
+        self.books = books or Accounts(settings.schedule).open(facts.name, 1.0)
+        self.books.most_running = settings.max_running
+        self.reservations = reservations
+        if reservations is not None:
+            token = max(1, cache.bytes_for(1 << 20) >> 20)
+            self.books.holds = lambda: reservations.capacity // token
+        self.payers = PrefixPayers(cache.tree) if settings.schedule.share_prefixes else None
+        self.line = WaitingLine(policy, matches)
         self.running: list[Sequence] = []
         self.sequences: dict[str, Sequence] = {}
         self.started: list[RequestStarted] = []
         self.preemptions = 0
         self._deadlines: list[tuple[float, str]] = []
+        self._refused = False
         self._steady: StepPlan | None = None
         """The last plan, while every request there is does nothing but decode by it."""
 
@@ -114,6 +138,7 @@ class Batcher:
             )
         wanted = request.sampling.max_tokens
         limit = context if wanted is None else min(context, prompt + wanted)
+        self.books.sent(prompt, limit - prompt)
         tokens = TokenBuffer(request.prompt)
         hashes = block_hashes(tokens.view(), self.settings.block_tokens, request.namespace)
         waiting = Waiting(
@@ -135,6 +160,7 @@ class Batcher:
     def _enqueue(self, seq: Sequence) -> None:
         self.matches.watch(seq.request.id, seq.tokens.view(), seq.hashes, seq.request.namespace)
         self.policy.add(seq.waiting)
+        self.line.joined(seq.waiting)
 
     def drop(self, request_id: str) -> Sequence | None:
         """Take a request out, whatever its state; its blocks are free on return."""
@@ -148,6 +174,7 @@ class Batcher:
         else:
             self.matches.unwatch(request_id)
             self.policy.remove(seq.waiting)
+            self.line.left(seq.waiting)
         if seq.started:
             self.policy.finished(seq.request.client, unused)
         return seq
@@ -162,6 +189,8 @@ class Batcher:
         self.cache.close(seq.kv)
         seq.kv = None
         seq.computed = 0
+        if self.reservations is not None:
+            self.reservations.release(seq.request.id)
         return unused
 
     def expire(self, now: float) -> list[RequestFailed]:
@@ -177,6 +206,7 @@ class Batcher:
                 param="timeout",
             )
             failures.append(self._fail(seq, error))
+        self.line.expire(now)
         return failures
 
     def _fail(self, seq: Sequence, error: Exception) -> RequestFailed:
@@ -310,11 +340,13 @@ class Batcher:
             victim.request.id, victim.tokens.view(), victim.hashes, victim.request.namespace
         )
         self.policy.preempted(victim.waiting, unused)
+        self.line.joined(victim.waiting)
 
     def _prefills(self, shape: StepShape, seconds: float, room: int) -> Iterator[Slice]:
         """Chunks of prompts within ``seconds`` and ``room`` tokens: begun ones first, then new."""
         shape = replace(shape)
         refusals = 0
+        self._refused = False
         for seq in self._candidates():
             if room <= 0 or (
                 shape.prefill_tokens and not self.steps.largest_chunk(seconds, shape, 0)
@@ -322,6 +354,7 @@ class Batcher:
                 return
             if seq.kv is None and not self._admit(seq):
                 refusals += 1
+                self._refused = True
                 if self.policy.blocking or refusals == MOST_REFUSALS:
                     return
                 continue
@@ -384,23 +417,54 @@ class Batcher:
                     if self.running:
                         return False
                     break
+        if self.reservations is not None and not self._promised(seq):
+            return False
         seq.kv = self.cache.open(seq.tokens.view(), seq.hashes, seq.request.namespace)
         first = min(seq.tokens.length, seq.kv.cached_tokens + block)
         if not self.running and not self._reserve(seq, first):
             self.cache.close(seq.kv)
             seq.kv = None
+            if self.reservations is not None:
+                self.reservations.release(seq.request.id)
             return False
         seq.computed = seq.kv.cached_tokens
-        self.matches.unwatch(seq.request.id)
         self.running.append(seq)
-        new = max(0, seq.prompt_tokens - max(seq.computed, seq.billed))
-        self.policy.admitted(seq.waiting, new)
-        if not seq.started:
-            seq.started = True
-            self.started.append(
-                RequestStarted(seq.request.id, self.clock.now(), seq.kv.cached_tokens)
-            )
+        self._book_admission(seq, seq.kv.cached_tokens)
+        self.matches.unwatch(seq.request.id)
         return True
+
+    def _promised(self, seq: Sequence) -> bool:
+        """Memory for the sequence's longest end, beside what was promised to those who run."""
+        assert self.reservations is not None
+        bytes_ = self.cache.bytes_for(seq.limit)
+        return self.reservations.promise(seq.request.id, bytes_)
+
+    def _book_admission(self, seq: Sequence, cached: int) -> None:
+        now, request, waiting = self.clock.now(), seq.request, seq.waiting
+        self.line.chose(waiting, now)
+        new = max(0, seq.prompt_tokens - max(seq.computed, seq.billed))
+        self.policy.admitted(waiting, new)
+        if seq.started:
+            return
+        seq.started = True
+        self.started.append(RequestStarted(request.id, now, cached))
+        self.books.started(request.client, seq.prompt_tokens, cached)
+        if self.payers is not None and cached:
+            blocks = cached // self.settings.block_tokens
+            if due := self.payers.used(request.client, seq.hashes[:blocks]):
+                self.policy.shared(due)
+
+    def schedule(self, most: int) -> ModelSchedule:
+        """Why the latest requests were chosen, and who is next."""
+        return self.line.report(self.facts.name, self.clock.now(), most)
+
+    def urgency(self) -> float:
+        """The earliest deadline of a waiting request that could be admitted now; else infinity. A
+        model that has one goes before the others for the step in which it admits it."""
+        busy = len(self.running) >= self.settings.max_running
+        if self._refused or busy or any(not seq.decoding for seq in self.running):
+            return inf
+        return self.line.urgency()
 
     # --- after a step ---------------------------------------------------------------------------
     def commit(
@@ -434,6 +498,7 @@ class Batcher:
                 failures.append(self._fail(seq, choice.error))
         if decoded:
             self.policy.decoded(decoded)
+            self.books.decoded(decoded)
         return outputs, failures
 
     def _advance(self, seq: Sequence, start: int, computed: int) -> None:
@@ -441,9 +506,17 @@ class Batcher:
         seq.computed = computed
         prompt_done = min(computed, seq.prompt_tokens)
         if prompt_done > max(start, seq.billed):
-            self.policy.prefilled(seq.request.client, prompt_done - max(start, seq.billed))
+            self._bill(seq, max(start, seq.billed), prompt_done)
         seq.billed = max(seq.billed, prompt_done)
         self.cache.advance(seq.kv, seq.tokens.view(), seq.hashes, computed)
+
+    def _bill(self, seq: Sequence, first: int, upto: int) -> None:
+        """Prompt positions [first, upto) were computed for the client, for the first time."""
+        client, block = seq.request.client, self.settings.block_tokens
+        self.policy.prefilled(client, upto - first)
+        self.books.prefilled(client, upto - first)
+        if self.payers is not None:
+            self.payers.computed(client, seq.hashes[first // block : upto // block])
 
     def _settle(self, piece: Slice, output: TokenOutput) -> None:
         """Count what became of a draft, and give back the blocks that only it needed."""

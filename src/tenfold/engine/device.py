@@ -39,6 +39,7 @@ from tenfold.models.loading import load_model
 from tenfold.scheduling.accounts import Accounts
 from tenfold.scheduling.base import PolicySetup
 from tenfold.scheduling.registry import policies
+from tenfold.scheduling.reservations import Reservations
 
 MOST_RESERVED_BYTES = 128 << 20
 """Of pages kept ready: given back and not yet returned to the system, or prepared while idle."""
@@ -65,6 +66,9 @@ class Device:
         self.pool = PagePool(self._open_backend(), pages, reserve)
         self.accounts = Accounts(settings.schedule)
         self._prices = Prices()
+        self.reservations = (
+            Reservations(self._kv_bytes) if settings.schedule.admission == "reserve" else None
+        )
         self._ranges: dict[str, dict[str, VirtualRange]] = {}
         self.scratch = PoolScratch(self.pool)
         self._lend_scratch()
@@ -119,6 +123,7 @@ class Device:
     def _free(self, name: str) -> None:
         """All pages and the limit of a model that is unloaded or failed to load."""
         self._ranges.pop(name, None)
+        self.accounts.close(name)
         self.pool.drop_owner(name)
         if self.scratch.leave(name):
             self._lend_scratch()  # what the kernels knew of its addresses is void
@@ -233,7 +238,10 @@ class Device:
         )
         matches = MatchIndex(cache.tree)
         setup = PolicySetup(
-            matches, settings.schedule, self.accounts.of_model(), self._prices.of(facts.parameters)
+            matches,
+            settings.schedule,
+            self.accounts.of_model(command.name),
+            self._prices.of(facts.parameters),
         )
         policy = policies.get(command.options.policy or settings.schedule.policy)(setup)
         drafts = speculator(
@@ -242,7 +250,18 @@ class Device:
             settings.draft_match,
         )
         batcher = Batcher(
-            facts, cache, matches, policy, StepModel(), settings, clock, neighbours, drafts, memory
+            facts,
+            cache,
+            matches,
+            policy,
+            StepModel(),
+            settings,
+            clock,
+            neighbours,
+            drafts,
+            memory,
+            books=self.accounts.open(command.name, setup.price),
+            reservations=self.reservations,
         )
 
         def sampler_state(request: EngineRequest, matcher: TokenMatcher | None) -> SamplerState:
@@ -278,6 +297,12 @@ class Device:
         weights = self._ranges[command.name]["weights"].mapped_pages
         most = self.pool.stats().capacity - weights - self.scratch.limit(command.name)
         return min(most, limit // self.settings.page_bytes) if limit else most
+
+    def _kv_bytes(self) -> int:
+        """What all models' keys and values can have between them."""
+        weights = sum(found["weights"].mapped_pages for found in self._ranges.values())
+        pages = self.pool.stats().capacity - weights - self.scratch.most
+        return max(0, pages) * self.settings.page_bytes
 
     def _kv_range(
         self, name: str, group: KVGroup, limit: int | None

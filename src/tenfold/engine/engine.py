@@ -13,13 +13,16 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from heapq import nlargest
 from typing import Protocol, TypeVar
 
 from tenfold.core.clock import Clock
 from tenfold.core.errors import InvalidRequest, ModelNotFound, TenfoldError, Unavailable
 from tenfold.core.messages import (
     Abort,
+    AskSchedule,
     AskStats,
+    ClientStats,
     Command,
     DeviceStats,
     Embed,
@@ -29,10 +32,13 @@ from tenfold.core.messages import (
     ModelDown,
     ModelUp,
     RequestFailed,
+    ScheduleReport,
+    SetShares,
     Shutdown,
     UnloadModel,
     WorkerUp,
 )
+from tenfold.core.settings import Share
 from tenfold.core.types import Constraint, EngineRequest
 from tenfold.engine.batcher import Age, Batcher, Neighbours
 from tenfold.engine.instance import EmbedInstance, GenerateInstance, Instance
@@ -40,6 +46,9 @@ from tenfold.scheduling.accounts import Accounts
 from tenfold.scheduling.turns import Turns
 
 log = logging.getLogger("tenfold.engine")
+
+MOST_CLIENTS = 256
+"""Clients of which a device's state tells."""
 
 IDLE_POLL_SECONDS = 1.0
 ASIDE_POLL_SECONDS = 0.01
@@ -118,8 +127,19 @@ class Engine:
                 self._unload(name)
             case AskStats(id):
                 self.emit(self._stats(id))
+            case SetShares(shares):
+                self._set_shares(shares)
+            case AskSchedule(id, most):
+                models = [batcher.schedule(most) for batcher in self._batchers()]
+                self.emit(ScheduleReport(id, self.device.name, models))
             case Shutdown():
                 self.close()
+
+    def _set_shares(self, shares: list[Share]) -> None:
+        try:
+            self.device.accounts.set_shares(shares)
+        except ValueError as error:  # whoever sends shares has checked them
+            log.error("shares were not changed: %s", error)
 
     def _guarded(self, request_id: str, action: Callable[[], None]) -> None:
         try:
@@ -326,7 +346,7 @@ class Engine:
             return False
         self._idle = False
         given_way = self._preemptions()
-        for name in self.turns.order(busy):
+        for name in self._order(busy):
             began = self.clock.now()
             events = self.instances[name].step(len(busy))
             if events is None:
@@ -340,6 +360,14 @@ class Engine:
         if self._preemptions() == given_way:
             self._relieve(busy)
         return True
+
+    def _order(self, busy: list[str]) -> list[str]:
+        """Whose step is next: a model that could admit a request with a deadline, of a client that
+        has credit, before the others; the earliest deadline first. Then by turns."""
+        order = self.turns.order(busy)
+        if len(order) > 1:
+            order.sort(key=lambda name: self.instances[name].urgency())
+        return order
 
     def _preemptions(self) -> int:
         return sum(batcher.preemptions for batcher in self._batchers())
@@ -371,9 +399,35 @@ class Engine:
     def _stats(self, id: str) -> DeviceStats:
         stats = self.device.stats(id)
         stats.models = [instance.stats() for instance in self.instances.values()]
+        stats.clients = self._client_stats()
         stats.integrity = self.faults
         stats.message_seconds = self._message_seconds
         return stats
+
+    def _client_stats(self) -> list[ClientStats]:
+        """The clients that have requests here, then those that were served most; not all."""
+        accounts, now = self.device.accounts, self.clock.now()
+        found: dict[str, ClientStats] = {}
+        for batcher in self._batchers():
+            for seq in batcher.sequences.values():
+                client = seq.request.client
+                if client not in found:
+                    if len(found) == MOST_CLIENTS:
+                        continue
+                    found[client] = accounts.stats(client)
+                mine = found[client]
+                if seq.started:
+                    mine.running += 1
+                else:
+                    mine.waiting += 1
+                    mine.oldest_wait = max(mine.oldest_wait, now - seq.request.arrival)
+        served = accounts.served
+        rest = (name for name in served if name not in found)
+        for client in nlargest(
+            MOST_CLIENTS - len(found), rest, key=lambda name: served[name].asked
+        ):
+            found[client] = accounts.stats(client)
+        return list(found.values())
 
     def check(self) -> list[str]:
         """Everything that is wrong with pages, blocks and locks; run when idle, and by tests."""

@@ -10,6 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Protocol
 
 from torch import Tensor
@@ -45,6 +46,10 @@ class Instance(Protocol):
 
     def step(self, peers: int) -> list[Event] | None:
         """Compute one step; None when nothing can run now for want of pages."""
+        ...
+
+    def urgency(self) -> float:
+        """When a waiting request that could run now must be answered; infinity if none must."""
         ...
 
     def expire(self, now: float) -> list[Event]: ...
@@ -149,6 +154,9 @@ class GenerateInstance:
         for failure in failures:
             self.executor.forget(failure.request_id)
         return [*events, *failures]
+
+    def urgency(self) -> float:
+        return self.batcher.urgency()
 
     def expire(self, now: float) -> list[Event]:
         failures = self.batcher.expire(now)
@@ -286,6 +294,9 @@ class EmbedInstance:
         self.totals.steps += 1
         self.totals.prompt_tokens += tokens
         self.totals.step_seconds += seconds
+
+    def urgency(self) -> float:
+        return inf
 
     def expire(self, now: float) -> list[Event]:
         return []

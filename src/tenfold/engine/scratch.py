@@ -86,6 +86,11 @@ class PoolScratch:
             self._pool.drop_owner(OWNER)
             return True
 
+    @property
+    def most(self) -> int:
+        """Pages that steps of any model may take."""
+        return max(self._limits.values(), default=0)
+
     def limit(self, model: str) -> int:
         """Pages that steps of this model may take; 0 for one that was not admitted."""
         return self._limits.get(model, 0)

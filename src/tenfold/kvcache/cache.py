@@ -210,14 +210,26 @@ class KVCache:
         A sliding group needs its window and the block being written; a prefill chunk beyond that
         must be made small enough by the caller."""
         pages = 0
-        for group, ledger in enumerate(self.ledgers):
-            blocks = -(-tokens // self.block_tokens)
-            if group in self._windows:
-                blocks = min(blocks, self._windows[group] // self.block_tokens + 2)
+        for blocks, ledger in zip(self._blocks_for(tokens), self.ledgers, strict=True):
             if blocks > ledger.blocks:
                 return False
             pages += -(-blocks * ledger.block_bytes // ledger.page_bytes)
         return self._page_limit is None or pages <= self._page_limit
+
+    def bytes_for(self, tokens: int) -> int:
+        """What a sequence of so many tokens holds at its end, shared with nobody."""
+        counts = zip(self._blocks_for(tokens), self.ledgers, strict=True)
+        return sum(blocks * ledger.block_bytes for blocks, ledger in counts)
+
+    def _blocks_for(self, tokens: int) -> list[int]:
+        """Blocks of each group behind so many tokens."""
+        blocks = -(-tokens // self.block_tokens)
+        return [
+            min(blocks, self._windows[group] // self.block_tokens + 2)
+            if group in self._windows
+            else blocks
+            for group in range(len(self.ledgers))
+        ]
 
     def free_tokens(self) -> int:
         """An estimate of how many more tokens could be reserved now, the cache evicted.

@@ -117,9 +117,16 @@ class Policy(Protocol):
         pay a part (above 0) and who paid before gets it back (below 0)."""
         ...
 
-    def explain(self, now: float, most: int) -> list[tuple[Waiting, str]]:
-        """The first of the queue in the order in which they would be tried now, each with what it
-        waits for, in words. Changes nothing."""
+    def may_run(self, client: str) -> bool:
+        """Whether the client's requests could be candidates now, as far as its share goes."""
+        ...
+
+    def first(self, most: int) -> list[Waiting]:
+        """The first of the queue, in the order in which they would be tried now."""
+        ...
+
+    def reason(self, w: Waiting) -> str:
+        """Why a queued request is where it is in the order, in words."""
         ...
 
     def preempted(self, w: Waiting, unused: int = 0) -> None:

@@ -274,26 +274,31 @@ class Deficits:
     # --- looking --------------------------------------------------------------------------------
     def credit(self, client: str) -> float:
         """What is left to the client, pledges taken off; at or below 0 it must wait for a round."""
-        leaf = self._leaf(client)
-        self._settle(leaf)
-        return leaf.credit
+        leaf = self._known(client)
+        return 0.0 if leaf is None else leaf.credit
 
     def rounds(self, client: str) -> int:
         """Refills so far among the client and its siblings."""
-        parent = self._leaf(client).parent
+        leaf = self._known(client)
+        parent = self._root if leaf is None else leaf.parent
         assert parent is not None
         return parent.rounds
 
     def drift(self, client: str) -> float:
         """Service the client was given since its queue was last empty, less a quantum for each
         round since. It stays within U + Q of 0 (DLPM, Theorem 4.1)."""
-        leaf = self._leaf(client)
-        self._settle(leaf)
-        return leaf.began - leaf.q if leaf.queued else 0.0
+        leaf = self._known(client)
+        return leaf.began - leaf.q if leaf is not None and leaf.queued else 0.0
 
     def share(self, client: str) -> float:
         """What a round gives the client: Q times its weight."""
-        return self._leaf(client).weight * self.quantum
+        return self._shares.get(client, Share(client)).weight * self.quantum
+
+    def _known(self, client: str) -> Account | None:
+        leaf = self._leaves.get(client)
+        if leaf is not None:
+            self._settle(leaf)
+        return leaf
 
     def clients(self) -> list[str]:
         """All that are remembered."""

@@ -19,7 +19,8 @@ credit and does not fit keeps the others from their next round, as published, or
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, nsmallest
+from itertools import islice
 from typing import NamedTuple
 
 from tenfold.scheduling.base import PolicySetup, Waiting
@@ -148,19 +149,24 @@ class DLPM:
         return len(self._clients)
 
     # --- looking --------------------------------------------------------------------------------
-    def explain(self, now: float, most: int) -> list[tuple[Waiting, str]]:
+    def may_run(self, client: str) -> bool:
+        return self.deficits.eligible(client)
+
+    def first(self, most: int) -> list[Waiting]:
+        """Who has credit goes first; that a refill will change this is not foreseen."""
         rows = []
         for client, queue in self._queues.items():
-            credit = self.deficits.credit(client)
-            turn = self.deficits.eligible(client)
-            about = f"{client!r} has credit {credit:g}" + ("" if turn else ", so others go first")
-            for w in queue.walk():
-                why = f"{w.matched} of {w.prompt_tokens} prompt tokens are cached; {about}"
-                rows.append((not turn, queue.key_of(w), w, why + self._siblings.note(w)))
-                if len(rows) >= 64 * most:
-                    break
-        rows.sort(key=lambda row: row[:2])
-        return [(w, why) for _, _, w, why in rows[:most]]
+            late = not self.deficits.eligible(client)
+            rows += [(late, queue.key_of(w), w) for w in islice(queue.walk(), most)]
+        return [row[-1] for row in nsmallest(most, rows, key=lambda row: row[:2])]
+
+    def reason(self, w: Waiting) -> str:
+        credit, rounds = self.deficits.credit(w.client), self.deficits.rounds(w.client)
+        turn = "" if self.deficits.eligible(w.client) else " and waits for a refill"
+        return (
+            f"{w.matched} of {w.prompt_tokens} prompt tokens are cached; {w.client!r} has credit "
+            f"{credit:g} in round {rounds}{turn}{self._siblings.note(w)}"
+        )
 
 
 class _Sweep:

@@ -111,11 +111,13 @@ class QueuePolicy:
     def shared(self, tokens: Mapping[str, float]) -> None:
         """Nothing is charged."""
 
-    def explain(self, now: float, most: int) -> list[tuple[Waiting, str]]:
-        return [(w, self.reason(w)) for w in islice(self.queue.walk(), most)]
+    def may_run(self, client: str) -> bool:
+        return True
+
+    def first(self, most: int) -> list[Waiting]:
+        return list(islice(self.queue.walk(), most))
 
     def reason(self, w: Waiting) -> str:
-        """Why the request is where it is in the queue."""
         return f"arrived as number {w.order}"
 
     def preempted(self, w: Waiting, unused: int = 0) -> None:

@@ -80,13 +80,15 @@ class VTC:
         for client, amount in tokens.items():
             self.counters.charge(client, self._extend * amount)
 
-    def explain(self, now: float, most: int) -> list[tuple[Waiting, str]]:
+    def may_run(self, client: str) -> bool:
+        return True
+
+    def first(self, most: int) -> list[Waiting]:
         clients = sorted(self._queues, key=lambda name: (self.counters.value(name), name))
-        found: list[tuple[Waiting, str]] = []
-        for client in clients:
-            why = f"the counter of {client!r} is {self.counters.value(client):g}"
-            found += [(w, why) for w in islice(self._queues[client].walk(), most - len(found))]
-        return found
+        return list(islice((w for name in clients for w in self._queues[name].walk()), most))
+
+    def reason(self, w: Waiting) -> str:
+        return f"the counter of {w.client!r} is {self.counters.value(w.client):g}"
 
     def _refund(self, client: str, tokens: int) -> None:
         if tokens:
