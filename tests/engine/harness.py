@@ -157,7 +157,8 @@ class Sim:
         policy = policies.get(said.schedule.policy)(setup)
         reservations = None
         if said.schedule.admission == "reserve":
-            held = pages.capacity * PAGE
+            whole = sum(ledger.blocks * ledger.block_bytes for ledger in cache.ledgers)
+            held = min(whole, pages.capacity * PAGE)
             reservations = Reservations(lambda: held)
         facts = ModelFacts(name, "generate", "sim", context, 100, 8, 0, 0, 0, [99])
         batcher = Batcher(

@@ -134,6 +134,9 @@ SETTINGS: dict[str, dict[str, object]] = {
     "small chunks": {"max_step_tokens": 7},
     "two at a time": {"max_running": 2},
     "lpm": {"policy": "lpm", "max_running": 3},
+    "k-lpm": {"policy": "k-lpm", "max_running": 3},
+    "vtc": {"policy": "vtc", "max_running": 3},
+    "dlpm": {"policy": "dlpm", "max_running": 3, "quantum": 50.0, "admission": "reserve"},
     "three threads": {"threads": 3},
     "short blocks": {"block_tokens": 5},
     "torch rows": {"native": False},
@@ -226,7 +229,7 @@ def test_tokens_survive_preemption(tiny: Path) -> None:
     assert preemptions > 0
 
 
-@pytest.mark.parametrize("policy", ["fcfs", "lpm"])
+@pytest.mark.parametrize("policy", ["fcfs", "lpm", "vtc", "dlpm"])
 def test_a_simulated_run_makes_the_very_decisions_of_a_real_one(tiny: Path, policy: str) -> None:
     plans = []
     for simulated in (False, True):

@@ -1,4 +1,4 @@
-"""What can be said of a model's waiting requests: why one was chosen, who is next, who is in a hurry.
+"""What can be said of a model's waiting requests: why one was chosen, who is next, who hurries.
 
 Changes no order: that is the policy's. Does not know memory, tokens or steps.
 """

@@ -150,6 +150,7 @@ class DLPM:
 
     # --- looking --------------------------------------------------------------------------------
     def may_run(self, client: str) -> bool:
+        self.deficits.refill()  # as the next pass would begin
         return self.deficits.eligible(client)
 
     def first(self, most: int) -> list[Waiting]:
