@@ -10,8 +10,13 @@ requests, models or time.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from heapq import heappop, heappush
 
 from tenfold.core.settings import Share
+
+
+SPARE = 1024
+"""Counters of clients with nothing to do that are kept without looking."""
 
 
 class Counters:
@@ -22,6 +27,8 @@ class Counters:
         self._weight: dict[str, float] = {}
         self._queued: dict[str, int] = {}
         self._running: dict[str, int] = {}
+        self._least: list[tuple[float, str]] = []
+        self.refunds = 0
         self._last_left = 0.0
 
     def set_shares(self, shares: Iterable[Share]) -> None:
@@ -36,6 +43,7 @@ class Counters:
             value = max(self._value.get(client, 0.0), self._last_left if floor is None else floor)
             self._value[client] = value
             self._queued[client] = 0
+            heappush(self._least, (value, client))
         self._queued[client] += 1
 
     def unqueue(self, client: str) -> None:
@@ -53,20 +61,26 @@ class Counters:
         self._running[client] -= 1
         if not self._running[client]:
             del self._running[client]
+        if len(self._value) > 2 * (len(self._queued) + len(self._running)) + SPARE:
+            self._forget()
 
     def charge(self, client: str, amount: float) -> None:
-        """Count service (below 0: that was not given after all)."""
-        self._value[client] = self._value.get(client, 0.0) + amount / self._weight.get(client, 1.0)
+        """Count service (below 0: that was not given after all; ``refunds`` counts such calls)."""
+        value = self._value.get(client, 0.0) + amount / self._weight.get(client, 1.0)
+        self._value[client] = value
+        if amount < 0:
+            self.refunds += 1
+            if client in self._queued:
+                heappush(self._least, (value, client))
 
     def value(self, client: str) -> float:
         return self._value.get(client, 0.0)
 
-    def forget(self) -> None:
+    def _forget(self) -> None:
         """Drop clients that a lift would overtake as soon as they came back."""
         floor = self._floor()
-        if floor is None:
-            return
-        for client in [c for c, v in self._value.items() if v <= floor]:
+        least = self._last_left if floor is None else floor
+        for client in [client for client, value in self._value.items() if value <= least]:
             if client not in self._queued and client not in self._running:
                 del self._value[client]
 
@@ -75,4 +89,12 @@ class Counters:
 
     def _floor(self) -> float | None:
         """The least counter of a client that has something queued."""
-        return min((self._value[client] for client in self._queued), default=None)
+        while self._least:
+            value, client = self._least[0]
+            now = self._value.get(client, 0.0)
+            if client in self._queued and value == now:
+                return value
+            heappop(self._least)
+            if client in self._queued and value < now:  # it was served since
+                heappush(self._least, (now, client))
+        return None

@@ -19,21 +19,15 @@ credit and does not fit keeps the others from their next round, as published, or
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from heapq import heapify, heappop, heappush, nsmallest
+from heapq import heappop, heappush, nsmallest
 from itertools import islice
-from typing import NamedTuple
 
 from tenfold.scheduling.base import PolicySetup, Waiting
+from tenfold.scheduling.client_queues import ClientQueues, Head
+from tenfold.scheduling.deficits import Deficits
 from tenfold.scheduling.lpm import BLOCK_TOKENS, SIBLING_TOKENS
-from tenfold.scheduling.queue import Key, SortedQueue
+from tenfold.scheduling.queue import Key
 from tenfold.scheduling.siblings import Siblings
-
-
-class _Head(NamedTuple):
-    """The request of a client that a sweep has come to."""
-
-    key: Key
-    client: str
 
 
 class DLPM:
@@ -50,8 +44,7 @@ class DLPM:
         self._extend = setup.settings.extend_weight * setup.price
         self._output = setup.settings.output_weight * setup.price
         self._escape = setup.settings.escape_seconds
-        self._queues: dict[str, SortedQueue] = {}
-        self._clients: dict[str, str] = {}
+        self._queues = ClientQueues(lambda w: -w.matched)
         block = BLOCK_TOKENS if self._matches is None else self._matches.block_tokens
         self._siblings = Siblings(block, sibling_tokens)
         self._blocked_since: float | None = None
@@ -61,33 +54,25 @@ class DLPM:
     def add(self, w: Waiting) -> None:
         if self._matches is not None and w.id in self._matches:
             w.matched = self._matches.matched(w.id)
-        self._queues.setdefault(w.client, SortedQueue(lambda w: -w.matched)).add(w)
-        self._clients[w.id] = w.client
+        self._queues.add(w)
         self.deficits.queue(w.client)
 
     def remove(self, w: Waiting) -> None:
-        if self._clients.pop(w.id, None) is None:
-            return
-        queue = self._queues[w.client]
-        queue.discard(w.id)
-        if not len(queue):
-            del self._queues[w.client]
-        self._siblings.forget(w.id)
-        self.deficits.unqueue(w.client, self._now)
+        if self._queues.discard(w.id):
+            self._siblings.forget(w.id)
+            self.deficits.unqueue(w.client, self._now)
 
     def _refresh(self) -> None:
         """Bring the order up to date with what is cached."""
         if self._matches is None:
-            for queue in self._queues.values():
-                for w in list(queue.walk()):
-                    queue.move(w)
+            for w in list(self._queues.all()):
+                self._queues.move(w)
             return
         for id in self._matches.take_changed():
-            client = self._clients.get(id)
-            found = None if client is None else self._queues[client].get(id)
+            found = self._queues.get(id)
             if found is not None and found.matched != (now := self._matches.matched(id)):
                 found.matched = now
-                self._queues[found.client].move(found)
+                self._queues.move(found)
 
     # --- whom to try ----------------------------------------------------------------------------
     def candidates(self, now: float) -> Iterator[Waiting]:
@@ -95,18 +80,15 @@ class DLPM:
         self._refresh()
         self._siblings.new_pass()
         self.deficits.expire(now)
-        refused: set[str] = set()
         if self._blocked_for(now):
             self._blocked_since = now
             self.deficits.grant()
-        sweep = _Sweep(self, refused)
+        sweep = _Sweep(self._queues, self.deficits)
         while (w := sweep.next()) is not None:
             if self._siblings.defer(w):
-                refused.add(w.id)
                 continue
             yield w
-            if w.id in self._clients:
-                refused.add(w.id)
+            if w.id in self._queues:
                 if self._blocked_since is None:
                     self._blocked_since = now
             else:
@@ -146,7 +128,7 @@ class DLPM:
         self.deficits.pledge(w.client, -self._extend * unused)
 
     def __len__(self) -> int:
-        return len(self._clients)
+        return len(self._queues)
 
     # --- looking --------------------------------------------------------------------------------
     def may_run(self, client: str) -> bool:
@@ -156,7 +138,7 @@ class DLPM:
     def first(self, most: int) -> list[Waiting]:
         """Who has credit goes first; that a refill will change this is not foreseen."""
         rows = []
-        for client, queue in self._queues.items():
+        for client, queue in self._queues.walk():
             late = not self.deficits.eligible(client)
             rows += [(late, queue.key_of(w), w) for w in islice(queue.walk(), most)]
         return [row[-1] for row in nsmallest(most, rows, key=lambda row: row[:2])]
@@ -171,58 +153,73 @@ class DLPM:
 
 
 class _Sweep:
-    """Algorithm 1's scan of the whole queue, without looking at requests of clients that have no
-    credit: it goes down the order, refills where nobody has any, goes on below that place with
-    those that have now, and starts from the top again for what it had gone past."""
+    """Algorithm 1's scan of the queue, down its order and from the top again, which tries every
+    request once and does not look behind the head of a client that has no credit.
 
-    def __init__(self, policy: DLPM, refused: set[str]) -> None:
-        self._policy = policy
-        self._refused = refused
-        self._eligible: set[str] = set()
-        self._heads: list[_Head] = []
-        self._at: Key | None = None
-        self._passed = False
+    It walks along the clients' heads. Where a request stays queued though it was tried, the
+    client's next one joins ``_rest``. Clients that are passed for want of credit are remembered:
+    after a refill they go on below the place where the scan is, and what they have above it waits
+    for the next time round."""
+
+    def __init__(self, queues: ClientQueues, deficits: Deficits) -> None:
+        self._queues = queues
+        self._deficits = deficits
+        self._tried: set[str] = set()
+        self._last: Head | None = None
         self._begin()
 
-    def next(self) -> Waiting | None:
-        """The next request to try, of a client with credit."""
-        deficits, queues = self._policy.deficits, self._policy._queues
-        while True:
-            if deficits.refill():
-                self._join()
-            while self._heads:
-                key, client = heappop(self._heads)
-                queue = queues.get(client)
-                if queue is None or not deficits.eligible(client):
-                    self._eligible.discard(client)
-                    continue
-                w = queue.get(key[-1])
-                self._push(client, key)
-                if w is not None and w.id not in self._refused:
-                    self._at = key
-                    return w
-            if not self._passed:
-                return None
-            self._begin()
-
     def _begin(self) -> None:
-        """From the top, with everybody who has credit."""
-        self._at, self._passed = None, False
-        self._eligible.clear()
-        self._heads = []
-        self._join()
+        self._at: Key | None = None
+        self._head: Head | None = None
+        self._rest: list[Head] = []
+        self._skipped: list[str] = []
+        self._again = False
 
-    def _join(self) -> None:
-        """Clients that have credit now go on below the place where the scan is."""
-        deficits = self._policy.deficits
-        for client, queue in self._policy._queues.items():
-            if client not in self._eligible and deficits.eligible(client):
-                self._eligible.add(client)
-                self._passed |= self._at is not None and queue.first() <= self._at
+    def next(self) -> Waiting | None:
+        """The next request to try; None when nobody with credit has another one."""
+        if (last := self._last) is not None and (last != self._head or last[0][-1] in self._queues):
+            self._push(last[1], last[0])  # else it was a head, and the client has a new one
+        while True:
+            if self._deficits.refill():
+                self._rejoin()
+            found = self._step()
+            if found is None:
+                if not self._again:
+                    return None
+                self._begin()
+                continue
+            key, client = found
+            if not self._deficits.eligible(client):
+                self._skipped.append(client)
+                continue
+            self._at = key
+            if key[-1] in self._tried:
+                self._push(client, key)
+                continue
+            self._tried.add(key[-1])
+            self._last = found
+            return self._queues.get(key[-1])
+
+    def _step(self) -> Head | None:
+        """One place on: the next head, or what comes earlier of a client that is past its head."""
+        head = self._queues.head_after(self._head)
+        if self._rest and (head is None or self._rest[0] < head):
+            return heappop(self._rest)
+        if head is not None:
+            self._head = head
+        return head
+
+    def _rejoin(self) -> None:
+        """Some have credit again."""
+        skipped, self._skipped = self._skipped, []
+        for client in skipped:
+            if self._deficits.eligible(client):
+                self._again = True
                 self._push(client, self._at)
-        heapify(self._heads)
+            else:
+                self._skipped.append(client)
 
     def _push(self, client: str, after: Key | None) -> None:
-        key = self._policy._queues[client].after(after)
+        key = self._queues.after(client, after)
         if key is not None:
-            heappush(self._heads, _Head(key, client))
+            heappush(self._rest, (key, client))

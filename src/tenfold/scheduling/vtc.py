@@ -10,6 +10,7 @@ cached. Does not know sizes of memory.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from heapq import heapify, heappop, heappush
 from itertools import islice
 
 from tenfold.scheduling.base import PolicySetup, Waiting
@@ -28,11 +29,16 @@ class VTC:
         self._extend = setup.settings.extend_weight * setup.price
         self._output = setup.settings.output_weight * setup.price
         self._queues: dict[str, SortedQueue] = {}
+        self._least: list[tuple[float, str]] = []
+        self._refunds = 0
 
     def add(self, w: Waiting) -> None:
+        new = w.client not in self._queues
         queue = self._queues.setdefault(w.client, SortedQueue(lambda w: 0))
         queue.add(w)
         self.counters.queue(w.client)
+        if new:
+            heappush(self._least, (self.counters.value(w.client), w.client))
 
     def remove(self, w: Waiting) -> None:
         queue = self._queues.get(w.client)
@@ -43,12 +49,28 @@ class VTC:
         self.counters.unqueue(w.client)
 
     def candidates(self, now: float) -> Iterator[Waiting]:
-        while self._queues:
-            client = min(self._queues, key=lambda name: (self.counters.value(name), name))
+        while (client := self._least_served()) is not None:
             w = next(self._queues[client].walk())
             yield w
             if client in self._queues and w.id in self._queues[client]:
                 return
+
+    def _least_served(self) -> str | None:
+        """The client with the smallest counter among those queued here. Counters only grow, but for
+        refunds: so what lies in the heap is at most the counter, and is corrected on top."""
+        if self._refunds != self.counters.refunds:
+            self._refunds = self.counters.refunds
+            self._least = [(self.counters.value(client), client) for client in self._queues]
+            heapify(self._least)
+        while self._least:
+            value, client = self._least[0]
+            now = self.counters.value(client)
+            if client in self._queues and value == now:
+                return client
+            heappop(self._least)
+            if client in self._queues:
+                heappush(self._least, (now, client))
+        return None
 
     def admitted(self, w: Waiting, extend_tokens: int) -> None:
         again, w.preempted = w.preempted, False
