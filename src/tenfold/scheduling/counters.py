@@ -14,7 +14,6 @@ from heapq import heappop, heappush
 
 from tenfold.core.settings import Share
 
-
 SPARE = 1024
 """Counters of clients with nothing to do that are kept without looking."""
 
