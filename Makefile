@@ -41,10 +41,10 @@ models: $(READY) ## fetch the models the tests run on (this agrees to the Gemma 
 	@$(BIN)/tenfold pull $(TEST_MODELS) --accept-licence
 
 test: models ## run the tests that take less than five seconds each
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n 2 --dist worksteal
 
 test-all: models ## run the slow tests too
-	$(BIN)/pytest -q -m "not gpu"
+	$(BIN)/pytest -q -n 2 --dist worksteal -m "not gpu"
 
 # Needs a compiler and cmake, no .venv.
 sanitize: ## run the native tests under address, undefined-behaviour and thread sanitizers

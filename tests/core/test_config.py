@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tenfold.core.config import Config, DeviceSection, known_keys, load_config
+from tenfold.core.config import Config, DeviceSection, ScheduleSection, known_keys, load_config
 from tenfold.core.errors import ConfigError
-from tenfold.core.settings import DeviceSettings, QueueSettings
+from tenfold.core.settings import DeviceSettings, QueueSettings, ScheduleSettings
 
 
 def _file(tmp_path: Path, text: str) -> Path:
@@ -49,7 +49,7 @@ def test_flag_beats_variable_beats_file_beats_default(tmp_path: Path) -> None:
 def test_the_file_may_be_named_by_a_variable(tmp_path: Path) -> None:
     path = _file(tmp_path, "[schedule]\npolicy = 'lpm'\n")
     loaded = load_config(env={"TENFOLD_CONFIG": str(path), "TENFOLD_HOME": "/elsewhere"})
-    assert loaded.to_device_settings().policy == "lpm"
+    assert loaded.to_device_settings().schedule.policy == "lpm"
     assert loaded.path == path
 
 
@@ -74,15 +74,17 @@ def test_sections_reach_the_device() -> None:
         env={},
     )
     settings = loaded.to_device_settings()
-    assert (settings.kernels_mode, settings.native, settings.policy) == ("fast", False, "lpm")
+    assert (settings.kernels_mode, settings.native, settings.schedule.policy) == ("fast", False, "lpm")
     assert (settings.page_bytes, settings.threads) == (65536, 3)
 
 
 def test_every_device_setting_can_be_written() -> None:
     """A field added to DeviceSettings must get a line in the schema."""
-    elsewhere = {"memory_bytes", "kernels_mode", "kernels_arch", "native", "policy"}
+    elsewhere = {"memory_bytes", "kernels_mode", "kernels_arch", "native", "schedule"}
     fields = {field.name for field in dataclasses.fields(DeviceSettings)} - elsewhere
     assert fields == set(DeviceSection.model_fields) - {"memory"}
+    schedule = {field.name for field in dataclasses.fields(ScheduleSettings)}
+    assert schedule == set(ScheduleSection.model_fields)
 
 
 def test_models_of_the_file(tmp_path: Path) -> None:
