@@ -252,7 +252,7 @@ def test_closing_ends_what_waits(tmp_path: Path) -> None:
             await until(lambda: fakes.last.asked(Embed))
             entry.facts.kind = "generate"
             fakes.answer = silent_for("tiny")
-            entry.supervisor.loaded.clear()
+            entry.places[0].loaded.clear()
             waiting = begin(service, want("x"))
             await until(service.queue)
             await asyncio.sleep(0)

@@ -20,6 +20,7 @@ from tenfold.core.clock import Clock
 from tenfold.core.errors import InvalidRequest, ModelNotFound, TenfoldError, Unavailable
 from tenfold.core.messages import (
     Abort,
+    AskPrefixes,
     AskSchedule,
     AskStats,
     ClientStats,
@@ -99,6 +100,7 @@ class Engine:
         self._tickets = itertools.count(1)
         self._idle = True
         self._message_seconds = 0.0
+        self._prefixes_asked = False
         self.preparing: dict[str, Future[object]] = {}
         self._aside = ThreadPoolExecutor(1, "grammars")
         self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -132,6 +134,10 @@ class Engine:
             case AskSchedule(id, most):
                 models = [batcher.schedule(most) for batcher in self._batchers()]
                 self.emit(ScheduleReport(id, self.device.name, models))
+            case AskPrefixes():
+                self._prefixes_asked = True
+                for instance in self.instances.values():
+                    self._tell_prefixes(instance)
             case Shutdown():
                 self.close()
 
@@ -265,6 +271,12 @@ class Engine:
 
     def attach(self, name: str, instance: Instance) -> None:
         self.instances[name] = instance
+        if self._prefixes_asked:
+            self._tell_prefixes(instance)
+
+    def _tell_prefixes(self, instance: Instance) -> None:
+        if isinstance(instance, GenerateInstance):
+            self.emit(instance.news.everything(self.clock.now()))
 
     def _unload(self, name: str) -> None:
         if name in self.loading:
@@ -394,6 +406,11 @@ class Engine:
             self.faults = self.check()
             for fault in self.faults:
                 log.error("integrity: %s", fault)
+        for instance in self.instances.values():
+            if isinstance(instance, GenerateInstance) and (
+                news := instance.news.changes(self.clock.now(), at_once=True)
+            ):
+                self.emit(news)
 
     # --- looking inside -------------------------------------------------------------------------
     def _stats(self, id: str) -> DeviceStats:

@@ -28,6 +28,7 @@ from tenfold.core.messages import (
 from tenfold.core.types import Constraint, EngineRequest, ModelFacts
 from tenfold.engine.batcher import Batcher
 from tenfold.engine.executor import Executor
+from tenfold.engine.prefix_news import PrefixNews
 
 log = logging.getLogger("tenfold.engine")
 
@@ -101,6 +102,7 @@ class GenerateInstance:
         self.executor = executor
         self.clock = clock
         self.totals = ModelStats(facts.name, "ready")
+        self.news = PrefixNews(facts.name, batcher.cache.tree)
         self._free = free
         self._page_counts = page_counts
 
@@ -144,7 +146,10 @@ class GenerateInstance:
             totals.cached_tokens += started.cached_tokens
         done = StepDone(self.facts.name, self.clock.now(), self.batcher.started, outputs)
         self.batcher.started = []
-        return self._close_out([done], failures)
+        # Before the outputs: who asks again as soon as an answer ends finds its prefix known.
+        ending = any(output.finish for output in outputs)
+        news = self.news.changes(done.at, at_once=ending)
+        return self._close_out([done] if news is None else [news, done], failures)
 
     def _close_out(self, events: list[Event], failures: list[RequestFailed]) -> list[Event]:
         for event in events:

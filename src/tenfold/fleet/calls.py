@@ -28,26 +28,40 @@ class Call:
     """A request's engine requests and what comes back for them.
 
     ``parts``: the choice of each engine request that has not ended. ``finished``: choices whose
-    last output has come. ``submitted``: a worker has them. ``sent_token``: the client has seen
-    output, so the call can no longer start anew.
+    last output has come. ``submitted``: a worker has them, that of ``supervisor``; ``ran`` and
+    ``answered``: whether they began to run there, and the tokens that came. ``sent_token``: the
+    client has seen output, so the call can no longer start anew.
     """
 
     request: GenerateRequest
     prompt: list[int]
     began: float
-    supervisor: Supervisor
     sends: list[EngineRequest]
     parts: dict[str, int]
     events: asyncio.Queue[CallEvent] = field(default_factory=asyncio.Queue)
     state: Literal["waiting", "running"] = "waiting"
+    supervisor: Supervisor | None = None
     submitted: bool = False
     submissions: int = 0
+    ran: bool = False
+    answered: int = 0
     sent_token: bool = False
     generated: int = 0
     cached: int = 0
     queue_seconds: float | None = None
     started: set[str] = field(default_factory=set)
     finished: set[int] = field(default_factory=set)
+
+    @property
+    def id(self) -> str:
+        """What the router knows it by."""
+        return self.sends[0].id
+
+    def given_to(self, supervisor: Supervisor) -> None:
+        """A worker has it now."""
+        self.supervisor = supervisor
+        self.submitted, self.ran, self.answered = True, False, 0
+        self.submissions += 1
 
     def lost(self) -> None:
         """The worker died. An answer that is complete here is still delivered, one that the client

@@ -7,6 +7,9 @@ attention is ``service``'s.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,13 +21,15 @@ from tenfold.fleet.supervisor import Supervisor
 from tenfold.fleet.types import ChatPrompt, GenerateRequest, ModelState, ModelStatus
 from tenfold.text.model_text import ModelText, load_model_text
 
+log = logging.getLogger("tenfold.fleet")
+
 LONG_TEXT = 20_000
 """Characters from which tokenising leaves the event loop."""
 
 
 @dataclass(slots=True)
 class ModelSource:
-    """A model to serve: where its files are and how to load it."""
+    """A model to serve: where its files are and how to load it. ``device``: None is every one."""
 
     name: str
     path: str
@@ -36,10 +41,11 @@ class ModelSource:
 
 @dataclass(slots=True, eq=False)
 class ServedModel:
-    """A model on its device. ``text`` and ``facts`` are there once it was loaded."""
+    """A model and the workers it belongs on. ``text`` and ``facts`` are there once it was loaded
+    by one of them."""
 
     source: ModelSource
-    supervisor: Supervisor
+    places: list[Supervisor]
     state: ModelState
     created: int
     text: ModelText | None = None
@@ -52,40 +58,77 @@ class ServedModel:
 
     @property
     def up(self) -> bool:
-        """Whether its worker holds it now."""
-        return self.name in self.supervisor.loaded
+        """Whether a worker holds it now."""
+        return any(self.name in place.loaded for place in self.places)
+
+    def holders(self) -> list[Supervisor]:
+        """The workers that hold it and take requests."""
+        return [p for p in self.places if self.name in p.loaded and not p.draining]
 
     @property
     def ready(self) -> bool:
         """Whether a request would succeed now."""
-        return self.state == "ready" and self.up
+        return self.state == "ready" and bool(self.holders())
+
+    async def wait_up(self, seconds: float) -> None:
+        """Until a worker that takes requests holds it. Raises Unavailable after ``seconds``, or at
+        once where it is known that none will soon."""
+        places = [place for place in self.places if not place.draining]
+        if not places:
+            raise Unavailable(f"every worker of {self.name} is being drained; resume one")
+        waiting = [asyncio.ensure_future(place.wait_for(self.name, seconds)) for place in places]
+        try:
+            for one in asyncio.as_completed(waiting):
+                with contextlib.suppress(TenfoldError):
+                    return await one
+            await waiting[0]
+        finally:
+            for other in waiting:
+                other.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
 
     async def load(self) -> None:
-        """Have the worker load it, and read its words meanwhile. Whatever goes wrong is raised and
-        kept in ``error``, and the worker lets go of the model."""
+        """Have the workers load it, and read its words meanwhile; it is ready when the first has.
+        Where none can, what went wrong first is raised and kept in ``error``, and all let go."""
         command = LoadModel(self.name, self.source.path, self.source.options)
-        facts = asyncio.ensure_future(self.supervisor.load(command))
+        loading = [asyncio.ensure_future(place.load(command)) for place in self.places]
         try:
             self.text = await asyncio.to_thread(load_model_text, self.source.path)
-            self.facts = await facts
+            await self._loaded(loading)
         except BaseException as error:
-            facts.cancel()
-            await asyncio.gather(facts, return_exceptions=True)
-            self.supervisor.unload(self.name)
+            for one in loading:
+                one.cancel()
+            await asyncio.gather(*loading, return_exceptions=True)
+            for place in self.places:
+                place.unload(self.name)
             self.state = "failed"
             self.error = f"{type(error).__name__}: {error}"
             if isinstance(error, TenfoldError):
                 self.error = error.message
             raise
-        self.state = "ready"
+
+    async def _loaded(self, loading: Sequence[asyncio.Future[ModelFacts]]) -> None:
+        errors: list[TenfoldError] = []
+        for one in asyncio.as_completed(loading):
+            try:
+                self.facts = await one
+                self.state = "ready"
+            except TenfoldError as error:
+                errors.append(error)
+        if not any(self.name in place.wanted for place in self.places):
+            raise errors[0]
+        for failure in errors:
+            log.error("a worker could not load %s: %s", self.name, failure.message)
 
     def status(self) -> ModelStatus:
         away = self.state == "ready" and not self.up
-        broken = self.supervisor.failed.get(self.name, "") if away else ""
+        failures = [p.failed[self.name] for p in self.places if self.name in p.failed]
+        broken = failures[0] if away and failures else ""
         return ModelStatus(
             name=self.name,
             state="failed" if broken else "loading" if away else self.state,
-            device=self.supervisor.name,
+            device=self.places[0].name,
+            devices=[place.name for place in self.places if self.name in place.loaded],
             pinned=self.source.pinned,
             facts=self.facts,
             has_chat_template=self.text is not None and self.text.template is not None,

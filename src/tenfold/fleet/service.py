@@ -1,8 +1,8 @@
 """The fleet's front door: what HTTP and in-process clients call.
 
-Tokenises, checks, admits, sends to the worker that holds the model, and turns its tokens back into
+Tokenises, checks, admits, sends to a worker that holds the model, and turns its tokens back into
 text. A worker that dies costs only the requests that had already sent a token; the others are
-queued again, once. Holds no model and no tensor.
+queued again, once, where another worker holds the model at once. Holds no model and no tensor.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import itertools
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from functools import partial
 
 from tenfold.core.clock import Clock, SystemClock
 from tenfold.core.errors import (
@@ -20,6 +21,7 @@ from tenfold.core.errors import (
     DeadlineExceeded,
     InvalidRequest,
     ModelNotFound,
+    NotFound,
     TenfoldError,
     Unavailable,
     WorkerLost,
@@ -27,6 +29,7 @@ from tenfold.core.errors import (
 )
 from tenfold.core.messages import (
     Abort,
+    Command,
     DeviceStats,
     Embed,
     Embedded,
@@ -35,10 +38,11 @@ from tenfold.core.messages import (
     RequestFailed,
     StepDone,
 )
-from tenfold.core.settings import DeviceSettings
+from tenfold.core.settings import DeviceSettings, RoutingSettings
 from tenfold.core.types import Constraint, ModelKind, Usage
 from tenfold.fleet.calls import LOST_TWICE, MOST_SUBMISSIONS, Call, engine_requests
 from tenfold.fleet.generation import ChoiceStream
+from tenfold.fleet.routing import Routing
 from tenfold.fleet.served import ModelSource, ServedModel
 from tenfold.fleet.supervisor import Supervisor
 from tenfold.fleet.types import (
@@ -51,6 +55,7 @@ from tenfold.fleet.types import (
     GenerateRequest,
     ModelStatus,
     RequestInfo,
+    WorkerStatus,
 )
 from tenfold.fleet.workers import LocalWorker, Worker
 from tenfold.scheduling.admission import AdmissionController
@@ -70,6 +75,7 @@ class Service:
         models: Iterable[ModelSource],
         *,
         admission: AdmissionController,
+        routing: RoutingSettings | None = None,
         make_worker: Callable[[DeviceSettings], Worker] = LocalWorker,
         find_source: Callable[[str, str | None], ModelSource] | None = None,
         clock: Clock | None = None,
@@ -78,8 +84,11 @@ class Service:
         self.clock = clock or SystemClock()
         self.admission = admission
         self.supervisors = {
-            d.name: Supervisor(d, make_worker, self._take, self._lost, self.clock) for d in devices
+            d.name: Supervisor(d, make_worker, partial(self._take, d.name), self._lost, self.clock)
+            for d in devices
         }
+        sizes = [device.block_tokens for device in devices]
+        self.routing = Routing(routing or RoutingSettings(), sizes, self.clock, self._send)
         self._configured = list(models)
         self._adding: set[str] = set()
         self._find_source = find_source
@@ -169,7 +178,7 @@ class Service:
     async def _add(self, source: ModelSource) -> None:
         """Load a model and what it needs to speak; nothing of it stays if that fails."""
         self._check_free(source.name)
-        entry = ServedModel(source, self._place(source), "loading", int(time.time()))
+        entry = ServedModel(source, self._places(source), "loading", int(time.time()))
         self._entries[source.name] = entry
         self._adding.add(source.name)
         try:
@@ -181,16 +190,16 @@ class Service:
         finally:
             self._adding.discard(source.name)
 
-    def _place(self, source: ModelSource) -> Supervisor:
-        """The device that was asked for, else the one with the fewest models."""
-        if source.device is not None:
-            if source.device not in self.supervisors:
-                raise InvalidRequest(
-                    f"no device {source.device!r}; there are {', '.join(self.supervisors)}",
-                    param="device",
-                )
-            return self.supervisors[source.device]
-        return min(self.supervisors.values(), key=lambda s: len(s.wanted))
+    def _places(self, source: ModelSource) -> list[Supervisor]:
+        """The device that was asked for, else all of them."""
+        if source.device is None:
+            return list(self.supervisors.values())
+        if source.device not in self.supervisors:
+            raise InvalidRequest(
+                f"no device {source.device!r}; there are {', '.join(self.supervisors)}",
+                param="device",
+            )
+        return [self.supervisors[source.device]]
 
     async def unload(self, name: str, force: bool = False) -> None:
         """Stop serving a model. A pinned one refuses unless forced; its running calls fail."""
@@ -199,7 +208,8 @@ class Service:
             raise Conflict(f"{name} is pinned; unpin it first, or force", param="model")
         self._entries.pop(name)
         self._configured = [source for source in self._configured if source.name != name]
-        entry.supervisor.unload(name)
+        for place in entry.places:
+            place.unload(name)
 
     def pin(self, name: str, pinned: bool) -> ModelStatus:
         self._entry(name).source.pinned = pinned
@@ -295,7 +305,7 @@ class Service:
                     self.admission.gone(request.client, len(prompt), queued=True)
                 raise
         parts = {id: index for index, id in enumerate(ids)}
-        call = Call(request, prompt, began, entry.supervisor, sends, parts)
+        call = Call(request, prompt, began, sends, parts)
         self._calls.update(dict.fromkeys(parts, call))
         return call
 
@@ -305,16 +315,21 @@ class Service:
         await asyncio.to_thread(self._gate.check, constraint, param=param)
 
     async def _submit(self, call: Call) -> None:
-        """Send to the worker, waiting for it to come back if it is away."""
-        name = call.request.model
-        if name not in call.supervisor.loaded:
-            self._entry(name)
-            await call.supervisor.wait_for(name, self._patience(call))
+        """Send to the worker that the router chooses, waiting for one to come back if all that
+        hold the model are away."""
+        entry = self._entry(call.request.model)
+        await self._await_holder(entry, self._patience(call))
+        among = frozenset(place.name for place in entry.holders())
+        supervisor = self.supervisors[self.routing.choose(call.sends[0], among)]
         for part in call.sends:
             if part.id in call.parts:
-                call.supervisor.send(Generate(part))
-        call.submitted = True
-        call.submissions += 1
+                supervisor.send(Generate(part))
+        call.given_to(supervisor)
+
+    async def _await_holder(self, entry: ServedModel, seconds: float) -> None:
+        end = self.clock.now() + seconds
+        while not entry.holders():
+            await entry.wait_up(max(0.0, end - self.clock.now()))
 
     def _patience(self, call: Call) -> float:
         if call.request.timeout is None:
@@ -370,12 +385,13 @@ class Service:
         del call.parts[id]
         self._calls.pop(id, None)
         self.admission.gone(call.request.client, len(call.prompt), queued=id not in call.started)
-        if aborted:
+        if aborted and call.supervisor is not None:
             call.supervisor.send(Abort(id))
 
     def _close_call(self, call: Call) -> None:
         for index in list(call.parts.values()):
             self._end_part(call, index, aborted=True)
+        self.routing.ended(call.id, call.answered if call.ran else None)
 
     # --- embeddings -----------------------------------------------------------------------------
     async def embed(
@@ -392,13 +408,17 @@ class Service:
             self.admission.admit(client, tokens, self.clock.now())
             try:
                 for _ in range(MOST_SUBMISSIONS):
-                    if model not in entry.supervisor.loaded:
-                        await entry.supervisor.wait_for(model, RETURN_SECONDS)
+                    await self._await_holder(entry, RETURN_SECONDS)
+                    place = min(entry.holders(), key=self._embedding)
                     with contextlib.suppress(WorkerLost):  # nothing was answered: ask the next one
-                        return await self._embed_once(entry.supervisor, model, ids)
+                        return await self._embed_once(place, model, ids)
                 raise WorkerLost(LOST_TWICE)
             finally:
                 self.admission.gone(client, tokens, queued=True)
+
+    def _embedding(self, supervisor: Supervisor) -> int:
+        """Texts that the worker is asked to embed now, by requests."""
+        return sum(device == supervisor.name for device, _ in self._embeds.values())
 
     async def _embed_once(
         self, supervisor: Supervisor, model: str, ids: list[list[int]]
@@ -415,7 +435,8 @@ class Service:
             self._embeds.pop(id, None)
 
     # --- what workers say -----------------------------------------------------------------------
-    def _take(self, event: Event) -> None:
+    def _take(self, device: str, event: Event) -> None:
+        self.routing.heard(device, event)
         match event:
             case StepDone():
                 self._step_done(event)
@@ -432,6 +453,8 @@ class Service:
     def _step_done(self, event: StepDone) -> None:
         for started in event.started:
             call = self._calls.get(started.request_id)
+            if call is not None:
+                call.ran = True
             if call is not None and started.request_id not in call.started:
                 call.started.add(started.request_id)
                 call.state = "running"
@@ -442,6 +465,7 @@ class Service:
             call = self._calls.get(output.request_id)
             if call is not None:
                 call.generated += len(output.token_ids)
+                call.answered += len(output.token_ids)
                 index = call.parts[output.request_id]
                 if output.finish is not None:
                     call.finished.add(index)
@@ -449,12 +473,52 @@ class Service:
 
     def _lost(self, device: str) -> None:
         """A worker died. What had sent a token ends; the rest is queued again, once."""
-        for call in self._open_calls():
-            if call.supervisor.name == device and call.submitted:
-                call.lost()  # one that waits for the worker to come up goes on waiting
+        self.routing.lost(device)
+        for call in self._calls_of(device):
+            call.lost()  # one that waits for a worker to come up goes on waiting
         for name, answer in list(self._embeds.values()):
             if name == device:
                 _fail(answer, WorkerLost("the worker died"))
+
+    def _send(self, device: str, command: Command) -> None:
+        self.supervisors[device].send(command)
+
+    # --- workers --------------------------------------------------------------------------------
+    def workers(self) -> list[WorkerStatus]:
+        return [self.worker(name) for name in self.supervisors]
+
+    def worker(self, name: str) -> WorkerStatus:
+        """Raises NotFound, naming those that are there."""
+        supervisor = self._supervisor(name)
+        up = supervisor.up
+        return WorkerStatus(
+            name=name,
+            state="away" if up is None else "up",
+            draining=supervisor.draining,
+            requests=len(self._calls_of(name)) + self._embedding(supervisor),
+            models=list(supervisor.loaded),
+            restarts=supervisor.restarts,
+            pid=0 if up is None else up.pid,
+            capacity_bytes=0 if up is None else up.capacity_bytes,
+        )
+
+    def _supervisor(self, name: str) -> Supervisor:
+        if name not in self.supervisors:
+            raise NotFound(f"no worker {name!r}; there are {', '.join(self.supervisors)}")
+        return self.supervisors[name]
+
+    def drain_worker(self, name: str, draining: bool = True) -> WorkerStatus:
+        """Send the worker nothing new; or, with False, take it back into service. What it has is
+        finished there. The others must hold the models that are asked for."""
+        self._supervisor(name).draining = draining
+        return self.worker(name)
+
+    def _calls_of(self, device: str) -> list[Call]:
+        return [
+            call
+            for call in self._open_calls()
+            if call.submitted and call.supervisor is not None and call.supervisor.name == device
+        ]
 
     # --- looking inside -------------------------------------------------------------------------
     async def stats(self) -> list[DeviceStats]:

@@ -40,7 +40,8 @@ GIVE_UP_LOADING = 3
 class Supervisor:
     """One device: its worker, the models that belong on it, and which of them are up.
 
-    ``failed``: why a model that was up could not be loaded again; it is tried again.
+    ``failed``: why a model that was up could not be loaded again; it is tried again. ``draining``:
+    it gets no new requests.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Supervisor:
         self.loaded: dict[str, ModelFacts] = {}
         self.failed: dict[str, str] = {}
         self.restarts = 0
+        self.draining = False
         self.last_stats: DeviceStats | None = None
         self._make_worker = make_worker
         self._on_event = on_event

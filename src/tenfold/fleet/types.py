@@ -120,7 +120,8 @@ ModelState = Literal["loading", "ready", "failed", "unloading"]
 
 @dataclass(slots=True)
 class ModelStatus:
-    """One served model as the control plane sees it."""
+    """One served model as the control plane sees it. ``device``: the first it belongs on;
+    ``devices``: those that hold it now."""
 
     name: str
     state: ModelState
@@ -131,6 +132,22 @@ class ModelStatus:
     licence: str = ""
     created: int = 0
     error: str = ""
+    devices: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class WorkerStatus:
+    """One worker. ``state``: "away" while it starts, also after it died. ``draining``: it finishes
+    what it has and gets nothing new. ``requests``: calls it has, ``pid``: 0 while it is away."""
+
+    name: str
+    state: Literal["up", "away"]
+    draining: bool
+    requests: int
+    models: list[str]
+    restarts: int
+    pid: int
+    capacity_bytes: int
 
 
 RequestState = Literal["waiting", "running"]

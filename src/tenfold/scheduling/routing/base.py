@@ -26,6 +26,7 @@ class Routed:
     prompt_tokens: int
     hashes: list[int] = field(default_factory=list)
     output_limit: int = 0
+    block_tokens: int = 16
 
 
 class RoutingPolicy(Protocol):
@@ -33,6 +34,11 @@ class RoutingPolicy(Protocol):
 
     Every request that was ``choose``n ends by one ``finished`` or one ``dropped``.
     """
+
+    @property
+    def follows_caches(self) -> bool:
+        """Whether it wants to be told what workers cache."""
+        ...
 
     def join(self, worker: str) -> None:
         """A worker is there, with nothing cached and nothing to do."""
@@ -47,7 +53,8 @@ class RoutingPolicy(Protocol):
         ...
 
     def choose(self, request: Routed, among: Collection[str], now: float) -> str:
-        """The worker that gets the request at once, one of ``among`` (never empty, all joined)."""
+        """The worker that gets the request at once, one of ``among`` (never empty, all joined; fast
+        where it is a frozenset that is kept)."""
         ...
 
     def finished(self, id: str, output_tokens: int, now: float) -> None:
