@@ -22,8 +22,9 @@ from tenfold.engine.instance import EmbedInstance, GenerateInstance, Instance
 from tenfold.engine.runner import TorchRunner
 from tenfold.engine.sampler_state import SamplerState, TokenMatcher
 from tenfold.engine.sampling import Sampler
-from tenfold.engine.scratch import SHARE, Boundless, ModelScratch, PoolScratch, StepMemory
+from tenfold.engine.scratch import SHARE, ModelScratch, PoolScratch
 from tenfold.engine.speculator import speculator
+from tenfold.engine.step_memory import Boundless, StepMemory
 from tenfold.kernels.base import Kernels, ScratchKernels
 from tenfold.kernels.kv_rows import kv_row
 from tenfold.kernels.table import build_kernels

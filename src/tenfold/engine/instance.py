@@ -11,9 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import inf
-from typing import Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from tenfold.core.clock import Clock
 from tenfold.core.errors import ContextTooLong, TenfoldError
@@ -29,6 +27,9 @@ from tenfold.core.types import Constraint, EngineRequest, ModelFacts
 from tenfold.engine.batcher import Batcher
 from tenfold.engine.executor import Executor
 from tenfold.engine.prefix_news import PrefixNews
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger("tenfold.engine")
 
