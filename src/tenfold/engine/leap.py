@@ -116,6 +116,7 @@ class _Leap:
 
     def _decoded(self, counts: dict[str, int]) -> None:
         self.batcher.policy.decoded(counts)
+        self.batcher.books.decoded(counts)
 
     def _blocks(self) -> None:
         """Take blocks, and hand full ones to the tree, in the order of single steps: those that a

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from tenfold.core.settings import RoutingSettings, ScheduleSettings
+from tenfold.costs.presets import ModelShape
 from tenfold.fleet.workloads.base import Workload
 
 
@@ -13,23 +14,24 @@ class ClusterSettings:
     """Workers that are all alike, each with one device and one model.
 
     ``device``: a preset of ``costs.presets``, or a file that ``tenfold doctor --calibrate`` wrote.
-    The model's shape: ``parameters``, ``weight_bits`` of each, ``layers``, ``kv_heads`` and
-    ``head_dim``, with ``kv_bytes`` a value of a key. ``memory_bytes``: of each worker, 0 takes the
-    preset's. ``router_ms``: the router's own time for a request; requests wait for it in turn.
-    ``learn``: the scheduler learns what steps cost from the steps it sees, as a server's does;
-    otherwise it knows. ``leaps``: steps that decide nothing are taken several at a time; the
-    outcome is the same.
+    ``memory``: of each worker, as "80GiB", for weights, keys and values; empty takes 90 % of the
+    preset's. The model's shape: ``parameters``, ``weight_bits`` of each, ``layers``, ``heads`` (of
+    queries), ``kv_heads`` and ``head_dim``, with ``kv_bytes`` for each value of a key.
+    ``router_ms``: the router's own time for a request; requests wait for it in turn. ``learn``: the
+    scheduler learns what steps cost from the steps it sees, as a server's does; otherwise it knows.
+    ``leaps``: steps that decide nothing are taken several at a time; the outcome is the same.
     """
 
     workers: int = 1
     device: str = "a100-80g"
+    memory: str = ""
     parameters: float = 8.03e9
     weight_bits: float = 16.0
     layers: int = 32
+    heads: int = 32
     kv_heads: int = 8
     head_dim: int = 128
     kv_bytes: float = 2.0
-    memory_bytes: int = 0
     context: int = 131_072
     block_tokens: int = 16
     max_running: int = 64
@@ -47,8 +49,13 @@ class ClusterSettings:
         return max(1, round(2 * self.layers * self.kv_heads * self.head_dim * self.kv_bytes))
 
     @property
-    def weight_bytes(self) -> int:
-        return round(self.parameters * self.weight_bits / 8)
+    def model(self) -> ModelShape:
+        return ModelShape(
+            self.parameters,
+            self.parameters * self.weight_bits / 8,
+            self.kv_token_bytes,
+            self.layers * self.heads * self.head_dim,
+        )
 
 
 @dataclass(slots=True)

@@ -1,5 +1,5 @@
-"""One simulated worker: a whole engine - loop, batcher, caches, policy - over a device that computes
-nothing, with a clock of its own.
+"""One simulated worker: a whole engine - loop, batcher, caches, policy - over a device that only
+counts, with a clock of its own.
 
 The engine does not know that it is simulated. What a step brings is heard when the step ends; what
 is sent while one runs waits for its end, as in a worker process.
@@ -27,6 +27,7 @@ from tenfold.kvcache.hashing import Tokens
 MODEL = "model"
 """The one model of every worker."""
 
+
 class SimulatedWorker:
     """``due``: when what it does now is over; None while it does nothing."""
 
@@ -52,7 +53,7 @@ class SimulatedWorker:
             self.engine,
             _model(cluster, costs, self.clock),
             self.clock,
-            instance=LeapingInstance if cluster.leaps else GenerateInstance,
+            LeapingInstance if cluster.leaps else GenerateInstance,
         )
         self.instance.batcher.hash_prompt = _hash_prompt
 
@@ -117,15 +118,14 @@ class SimulatedWorker:
 
 
 def _hash_prompt(request: EngineRequest, tokens: Tokens, block_tokens: int) -> list[int]:
-    prompt = request.prompt
-    assert isinstance(prompt, Prompt)
+    prompt = cast(Prompt, request.prompt)
     return prompt.hashes(block_tokens).copy()
 
 
 def engine_request(id: str, client: str, prompt: Prompt, output: int, now: float) -> EngineRequest:
     """A request as the engine takes it, for exactly ``output`` tokens."""
     sampling = SamplingParams(max_tokens=output, temperature=0.0, ignore_eos=True)
-    return EngineRequest(id, MODEL, client, cast("list[int]", prompt), sampling, now)
+    return EngineRequest(id, MODEL, client, cast(list[int], prompt), sampling, now)
 
 
 def _device(
@@ -155,7 +155,7 @@ def _model(cluster: ClusterSettings, costs: StepModel, clock: VirtualClock) -> S
         vocab_size=LAST_TOKEN,
         hidden_size=cluster.kv_heads * cluster.head_dim,
         parameters=round(cluster.parameters),
-        weight_bytes=cluster.weight_bytes,
+        weight_bytes=round(cluster.model.weight_bytes),
         kv_bytes_per_token=cluster.kv_token_bytes,
     )
     # A group of one layer as wide as all of them: only a block's bytes matter.

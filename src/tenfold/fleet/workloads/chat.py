@@ -51,9 +51,7 @@ class Chat(Clients):
 
         return self.drawn(seed, seconds, start)
 
-    def _turn(
-        self, person: Person, prompt: Prompt, at: float, program: Program, left: int
-    ) -> Call:
+    def _turn(self, person: Person, prompt: Prompt, at: float, program: Program, left: int) -> Call:
         def answer(call: Call, tokens: list[int], now: float) -> list[Call]:
             message = person.words.tokens(person.length(self.message, self.scale, self.spread))
             later = now + person.random.expovariate(1 / self.pause)

@@ -125,7 +125,7 @@ class RunSummary:
 @dataclass(slots=True)
 class Series:
     """Client-view service over time: ``service[client][i]`` is what came in bin i, which ends at
-    ``ends[i]``. ``busy[client][i]``: the client had something asked and not answered all through."""
+    ``ends[i]``. ``busy[client][i]``: all through it something was asked and not answered."""
 
     ends: list[float]
     service: dict[str, NDArray[np.float64]]
@@ -136,7 +136,8 @@ class Series:
         """Bins in which every client was busy."""
         if not self.busy:
             return np.zeros(len(self.ends), dtype=bool)
-        return np.logical_and.reduce(list(self.busy.values()))
+        everybody: NDArray[np.bool_] = np.logical_and.reduce(list(self.busy.values()))
+        return everybody
 
 
 def jain(values: Iterable[float]) -> float:

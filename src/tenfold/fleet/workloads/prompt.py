@@ -5,8 +5,8 @@ A prompt is the tokens of another one and some of its own behind them. Knows not
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, overload
+from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 
@@ -16,15 +16,16 @@ FIRST_TOKEN, LAST_TOKEN = 1000, 30_000
 """Made-up tokens lie here: plain words in every vocabulary that is served."""
 
 
-class Prompt(Sequence[int]):
-    """Token ids, immutable: those of ``before``, then ``own``."""
+class Prompt:
+    """Token ids, immutable: those of ``before``, then ``own``. An array to numpy, and a sequence of
+    which only slices are taken."""
 
     __slots__ = ("_block", "_hashes", "_length", "before", "own")
 
     def __init__(self, own: IntArray, before: Prompt | None = None) -> None:
         self.own = own
         self.before = before
-        self._length = len(own) + (0 if before is None else before._length)
+        self._length: int = len(own) + (0 if before is None else len(before))
         self._block = 0
         self._hashes: list[int] = []
 
@@ -36,25 +37,20 @@ class Prompt(Sequence[int]):
         """The chained hashes of its full blocks, in the empty namespace. Not to be changed."""
         if self._block != block_tokens:
             hashes = [] if self.before is None else self.before.hashes(block_tokens).copy()
-            extend_hashes(hashes, self, block_tokens)
+            extend_hashes(hashes, cast(IntArray, self), block_tokens)
             self._hashes, self._block = hashes, block_tokens
         return self._hashes
 
     def __len__(self) -> int:
         return self._length
 
-    @overload
-    def __getitem__(self, index: int) -> int: ...
-    @overload
-    def __getitem__(self, index: slice) -> IntArray: ...
-    def __getitem__(self, index: int | slice) -> int | IntArray:
-        if isinstance(index, slice):
-            start, stop, step = index.indices(self._length)
-            return self._span(start, stop)[::step]
-        place = index + self._length if index < 0 else index
-        if not 0 <= place < self._length:
-            raise IndexError(f"token {index} of a prompt of {self._length}")
-        return int(self._span(place, place + 1)[0])
+    def __getitem__(self, part: slice) -> IntArray:
+        start, stop, step = part.indices(self._length)
+        return self._span(start, stop)[::step]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> IntArray:
+        whole = self._span(0, self._length)
+        return whole if dtype is None else whole.astype(dtype, copy=False)
 
     def _span(self, start: int, stop: int) -> IntArray:
         pieces: list[IntArray] = []
@@ -68,13 +64,6 @@ class Prompt(Sequence[int]):
         if len(pieces) == 1:
             return pieces[0]
         return np.concatenate(pieces[::-1]) if pieces else np.empty(0, dtype=np.int32)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> IntArray:
-        whole = self._span(0, self._length)
-        return whole if dtype is None else whole.astype(dtype, copy=False)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._span(0, self._length).tolist())
 
 
 class Words:

@@ -65,9 +65,9 @@ class _Arrival(NamedTuple):
 
 @dataclass(slots=True)
 class VTC:
-    """``suite``: one of the published ones. ``rate_scale`` multiplies every rate and ``scale`` every
-    length, for machines of another size; ``seconds`` of the suite are kept unless the run is
-    shorter. ``artifact_seed``: 42 draws what the artifact draws."""
+    """``suite``: one of the published ones, which ends after its own time or with the run.
+    ``rate_scale`` multiplies every rate (so the suite is over sooner) and ``scale`` every length,
+    for machines of another size. ``artifact_seed``: 42 draws what the artifact draws."""
 
     suite: str = "overload"
     name: str = "vtc"
@@ -95,7 +95,7 @@ class VTC:
 
 
 def arrivals(suite: Suite, seed: int = 42) -> list[_Arrival]:
-    """What the suite asks, by time. It draws from numpy's old generator, in the artifact's order."""
+    """What the suite asks, by time: drawn from numpy's old generator, in the artifact's order."""
     random = np.random.RandomState(seed)
     match suite.mode:
         case "even":
