@@ -59,7 +59,10 @@ class LeapingInstance(GenerateInstance):
         plan.shape.decode_context += steps * plan.shape.decode_rows
         outputs = _Leap(batcher, runner, seqs, steps).run()
         self._count(steps, ended - began, outputs)
-        return self._close_out([StepDone(self.facts.name, ended, [], outputs)], [])
+        done = StepDone(self.facts.name, ended, [], outputs)
+        ending = any(output.finish for output in outputs)
+        news = self.news.changes(ended, at_once=ending)
+        return self._close_out([done] if news is None else [news, done], [])
 
     def _count(self, steps: int, seconds: float, outputs: list[TokenOutput]) -> None:
         totals = self.totals

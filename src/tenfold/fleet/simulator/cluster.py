@@ -15,7 +15,8 @@ from itertools import count
 from math import inf
 
 from tenfold.core.errors import Overloaded
-from tenfold.core.messages import Event, RequestFailed, StepDone, TokenOutput
+from tenfold.core.messages import Event, PrefixUpdate, RequestFailed, StepDone, TokenOutput
+from tenfold.core.settings import Share
 from tenfold.fleet.simulator.worker import MODEL, SimulatedWorker, engine_request
 from tenfold.fleet.workloads.base import Call, answered, asked, failed
 from tenfold.fleet.workloads.outcome import Outcome, ProgramOutcome, Run
@@ -48,6 +49,7 @@ class Cluster:
         router: RoutingPolicy,
         *,
         block_tokens: int,
+        shares: list[Share],
         limits: Limits | None = None,
         router_seconds: float = 0.0,
         progress: Progress | None = None,
@@ -70,6 +72,9 @@ class Cluster:
         self._numbers = {worker.name: number for number, worker in enumerate(workers)}
         for worker in workers:
             router.join(worker.name)
+            self._hear(worker, worker.begin(shares, tell_prefixes=router.follows_caches))
+        for share in shares:
+            router.set_weight(share.name, share.weight)
 
     def run(self, calls: Iterator[Call], seconds: float, *, drain: bool = False) -> Run:
         """Everything until ``seconds``; with ``drain``, until all that was asked by then is done.
@@ -141,6 +146,7 @@ class Cluster:
             outcome.prompt_tokens,
             call.prompt.hashes(self._block_tokens),
             call.output,
+            self._block_tokens,
         )
         outcome.worker = self.router.choose(routed, self.workers, now)
         worker = live.worker = self.workers[outcome.worker]
@@ -172,12 +178,20 @@ class Cluster:
                     self.admission.started(outcome.client, outcome.prompt_tokens, begun.at)
                 for output in event.outputs:
                     self._output(output, event.at)
+            elif isinstance(event, PrefixUpdate):
+                self._learn(worker.name, event)
             elif isinstance(event, RequestFailed):
                 live = self._live.pop(event.request_id)
                 if live.outcome.started < 0:
                     self.admission.gone(live.outcome.client, live.outcome.prompt_tokens)
                 self.router.dropped(event.request_id)
                 self._fail(live, event.code, worker.clock.now())
+
+    def _learn(self, worker: str, update: PrefixUpdate) -> None:
+        """The router hears what a worker's cache gained and lost. Nothing is lost on the way."""
+        self.router.evicted(worker, MODEL, update.evicted)
+        for after, hashes in update.inserted:
+            self.router.inserted(worker, MODEL, after, hashes)
 
     def _output(self, output: TokenOutput, now: float) -> None:
         live = self._live[output.request_id]

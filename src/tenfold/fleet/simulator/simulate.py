@@ -9,7 +9,6 @@ from heapq import merge
 from typing import Any
 
 from tenfold.core.errors import ConfigError
-from tenfold.core.messages import SetShares
 from tenfold.core.settings import Share
 from tenfold.core.sizes import parse_bytes
 from tenfold.costs.presets import DeviceCosts, device_costs
@@ -74,14 +73,11 @@ def simulate(
     ]
     router = router or routing_policies.get(simulation.routing.policy)(simulation.routing)
     shares = [Share(name, weight) for name, weight in simulation.weights.items()]
-    for share in shares:
-        router.set_weight(share.name, share.weight)
-    for worker in workers:
-        worker.engine.handle(SetShares(shares))
     cluster = Cluster(
         workers,
         router,
         block_tokens=said.block_tokens,
+        shares=shares,
         router_seconds=said.router_ms / 1e3,
         progress=progress,
     )

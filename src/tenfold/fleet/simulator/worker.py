@@ -8,11 +8,12 @@ is sent while one runs waits for its end, as in a worker process.
 from __future__ import annotations
 
 from bisect import bisect_right
+from math import inf
 from typing import cast
 
 from tenfold.core.clock import VirtualClock
-from tenfold.core.messages import Event, Generate
-from tenfold.core.settings import DeviceSettings, ScheduleSettings
+from tenfold.core.messages import AskPrefixes, Event, Generate, SetShares
+from tenfold.core.settings import DeviceSettings, ScheduleSettings, Share
 from tenfold.core.types import EngineRequest, KVGroup, ModelFacts, SamplingParams
 from tenfold.costs.step import StepModel
 from tenfold.engine.engine import Engine
@@ -56,6 +57,15 @@ class SimulatedWorker:
             LeapingInstance if cluster.leaps else GenerateInstance,
         )
         self.instance.batcher.hash_prompt = _hash_prompt
+        # A leap has no times within at which news could be told: only an answer's end tells them.
+        self.instance.news.interval = inf
+
+    def begin(self, shares: list[Share], *, tell_prefixes: bool) -> list[Event]:
+        """Before anything else: what a server says to a worker that has come up."""
+        self.engine.handle(SetShares(shares))
+        if tell_prefixes:
+            self.engine.handle(AskPrefixes())
+        return self._take([])
 
     def send(self, request: EngineRequest, now: float) -> list[Event]:
         """A request arrives. It is taken up when the step that runs is over; what comes of it at
