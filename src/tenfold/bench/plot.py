@@ -7,6 +7,7 @@ from typing import Any
 
 from tenfold.bench.load import Record
 from tenfold.core.errors import ConfigError
+from tenfold.fleet.workloads.outcome import RunSummary, Series
 
 
 def _pyplot() -> Any:
@@ -158,6 +159,42 @@ def changes_plot(
     axes.axvline(0, color="black", linewidth=0.5)
     axes.set(yticks=rows, yticklabels=list(changes), xlabel="percent, ± 2 errors", title=title)
     axes.invert_yaxis()
+    _save(figure, pyplot, path)
+
+
+def simulation_plot(summary: RunSummary, line: Series, path: Path, title: str) -> None:
+    """Service over time a client, latencies and hit rates; with many clients, the extremes."""
+    pyplot = _pyplot()
+    figure, (left, middle, right) = pyplot.subplots(1, 3, figsize=(14, 4), layout="constrained")
+    ranked = sorted(summary.clients, key=lambda name: -summary.clients[name].service)
+    shown = ranked if len(ranked) <= 8 else [*ranked[:4], *ranked[-4:]]
+    for name in shown:
+        total = 0.0
+        points = [(0.0, 0.0)]
+        for end, value in zip(line.ends, line.service[name].tolist(), strict=True):
+            total += value
+            points.append((end, total))
+        left.plot(*zip(*points, strict=True), label=name, linewidth=1.2)
+    left.set(xlabel="simulated seconds", ylabel="service so far (input + 2 output)", ylim=(0, None))
+    left.legend(frameon=False, fontsize=8)
+    left.set_title(f"Jain {summary.jain:.3f} while all are busy", fontsize=10)
+    for place, name in enumerate(shown):
+        spread = summary.clients[name].latency
+        middle.plot([place, place], [spread.p50, spread.p99], color="grey")
+        middle.plot(place, spread.p50, "o", color="C0")
+        middle.plot(place, spread.p99, "_", color="C1", markersize=12)
+    middle.set(xticks=range(len(shown)), ylabel="seconds, median and 99 %", ylim=(0, None))
+    middle.set_xticklabels(shown, rotation=45, ha="right", fontsize=8)
+    middle.set_title("latency of calls", fontsize=10)
+    rates = [
+        summary.clients[name].cached_tokens / max(1, summary.clients[name].prompt_tokens)
+        for name in shown
+    ]
+    right.bar(range(len(shown)), rates)
+    right.set(xticks=range(len(shown)), ylabel="share of prompt tokens", ylim=(0, 1))
+    right.set_xticklabels(shown, rotation=45, ha="right", fontsize=8)
+    right.set_title(f"from the cache: {summary.hit_rate:.0%} in all", fontsize=10)
+    figure.suptitle(title)
     _save(figure, pyplot, path)
 
 

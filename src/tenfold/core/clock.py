@@ -32,3 +32,8 @@ class VirtualClock:
         if seconds < 0:
             raise ValueError(f"time cannot run back: advance({seconds})")
         self._now += seconds
+
+    def move_to(self, at: float) -> None:
+        if at < self._now:
+            raise ValueError(f"time cannot run back: from {self._now} to {at}")
+        self._now = at

@@ -147,6 +147,9 @@ class DeviceSection(Section):
     )
     cuda_graphs: bool = Field(default=True, description="replay a GPU's decode steps as graphs")
     cuda_graph_bytes: Bytes = Field(default=2 << 30, description="memory for a GPU's graphs")
+    step_log: str = Field(
+        default="", description="file that gets a line for every step; for simulations"
+    )
 
 
 class KernelsSection(Section):

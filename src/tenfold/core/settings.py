@@ -88,7 +88,7 @@ class DeviceSettings:
     weights, keys and values; decode graphs may take ``cuda_graph_bytes`` beside the pool.
     ``speculation``: whether steps verify guessed tokens: never, always ("ngram"), or where it pays
     ("auto"); ``draft_tokens`` is the longest guess, ``draft_match`` the longest run of tokens that
-    is looked up for one.
+    is looked up for one. ``step_log``: a file to which every step is written, empty for none.
     """
 
     name: str = "cpu:0"
@@ -114,6 +114,7 @@ class DeviceSettings:
     cuda_dtype: Literal["bf16", "f16", "f32"] = "bf16"
     cuda_graphs: bool = True
     cuda_graph_bytes: int = 2 << 30
+    step_log: str = ""
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
 
     @classmethod

@@ -16,7 +16,7 @@ from dataclasses import astuple, dataclass
 from math import inf, sqrt
 from operator import mul
 
-from tenfold.costs.fitting import RecursiveFit, dot
+from tenfold.costs.fitting import RecursiveFit
 
 BATCH = 8
 """Steps without prefill that are learnt from together: from the one whose time is in the middle,
@@ -110,7 +110,24 @@ class StepModel:
 
     def predict(self, shape: StepShape) -> float:
         """Seconds that a step of this shape takes."""
-        return dot(self._terms, _features(shape))
+        base, prompt, row, read, attend, draft = self._terms
+        return (
+            base
+            + prompt * shape.prefill_tokens
+            + row * shape.decode_rows
+            + read * shape.decode_context
+            + attend * shape.prefill_context
+            + draft * shape.draft_tokens
+        )
+
+    def predict_decodes(self, shape: StepShape, steps: int) -> list[float]:
+        """Seconds of each of the steps that follow a step of this shape, in which nothing but
+        sequences decodes, while all of them go on: to the last bit what ``predict`` says."""
+        base, _, row, read, _, _ = self._terms
+        rows, context = shape.decode_rows, shape.decode_context
+        fixed = base + row * rows
+        last = context + rows * steps
+        return [fixed + read * seen for seen in range(context + rows, last + 1, rows)]
 
     def observe(self, shape: StepShape, seconds: float) -> None:
         """Learn from a step. Empty steps and times that are not positive and finite are ignored.

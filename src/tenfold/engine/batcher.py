@@ -25,12 +25,12 @@ from tenfold.core.messages import (
 from tenfold.core.settings import DeviceSettings
 from tenfold.core.types import EngineRequest, FinishReason, ModelFacts
 from tenfold.costs.step import StepModel, StepShape
-from tenfold.engine.scratch import Boundless, StepMemory
 from tenfold.engine.sequence import Choice, Sequence, Slice, StepPlan, TokenBuffer
 from tenfold.engine.speculator import Speculator
+from tenfold.engine.step_memory import Boundless, StepMemory
 from tenfold.engine.waiting_line import WaitingLine
 from tenfold.kvcache.cache import KVCache
-from tenfold.kvcache.hashing import block_hashes, extend_hashes
+from tenfold.kvcache.hashing import Tokens, block_hashes, extend_hashes
 from tenfold.kvcache.payers import PrefixPayers
 from tenfold.kvcache.waiting import MatchIndex
 from tenfold.scheduling.accounts import Accounts, ModelBooks
@@ -114,6 +114,7 @@ class Batcher:
         self.sequences: dict[str, Sequence] = {}
         self.started: list[RequestStarted] = []
         self.preemptions = 0
+        self.hash_prompt = _hash_prompt
         self._deadlines: list[tuple[float, str]] = []
         self._refused = False
         self._steady: StepPlan | None = None
@@ -140,7 +141,7 @@ class Batcher:
         limit = context if wanted is None else min(context, prompt + wanted)
         self.books.sent(prompt, limit - prompt)
         tokens = TokenBuffer(request.prompt)
-        hashes = block_hashes(tokens.view(), self.settings.block_tokens, request.namespace)
+        hashes = self.hash_prompt(request, tokens.view(), self.settings.block_tokens)
         waiting = Waiting(
             id=request.id,
             client=request.client,
@@ -218,6 +219,11 @@ class Batcher:
     @property
     def has_work(self) -> bool:
         return bool(self.sequences)
+
+    @property
+    def steady(self) -> StepPlan | None:
+        """The last plan, if the next step is the same one a token further."""
+        return self._steady
 
     # --- deciding a step ------------------------------------------------------------------------
     def plan(self, peers: int = 1) -> StepPlan | None:
@@ -581,6 +587,10 @@ class Batcher:
     def fail_plan(self, plan: StepPlan, error: Exception) -> list[RequestFailed]:
         """The step itself broke: its requests fail, the others go on."""
         return [self._fail(p.seq, error) for p in plan.slices if p.seq.kv is not None]
+
+
+def _hash_prompt(request: EngineRequest, tokens: Tokens, block_tokens: int) -> list[int]:
+    return block_hashes(tokens, block_tokens, request.namespace)
 
 
 def _shape(slices: list[Slice]) -> StepShape:

@@ -22,8 +22,10 @@ from tenfold.engine.instance import EmbedInstance, GenerateInstance, Instance
 from tenfold.engine.runner import TorchRunner
 from tenfold.engine.sampler_state import SamplerState, TokenMatcher
 from tenfold.engine.sampling import Sampler
-from tenfold.engine.scratch import SHARE, Boundless, ModelScratch, PoolScratch, StepMemory
+from tenfold.engine.scratch import SHARE, ModelScratch, PoolScratch
 from tenfold.engine.speculator import speculator
+from tenfold.engine.step_memory import Boundless, StepMemory
+from tenfold.engine.steplog import StepLog
 from tenfold.kernels.base import Kernels, ScratchKernels
 from tenfold.kernels.kv_rows import kv_row
 from tenfold.kernels.table import build_kernels
@@ -66,6 +68,7 @@ class Device:
         self.pool = PagePool(self._open_backend(), pages, reserve)
         self.accounts = Accounts(settings.schedule)
         self._prices = Prices()
+        self._step_log = StepLog(settings.step_log) if settings.step_log else None
         self.reservations = (
             Reservations(self._kv_bytes) if settings.schedule.admission == "reserve" else None
         )
@@ -271,7 +274,7 @@ class Device:
 
         runner = self._runner(model, facts, cache, tensors, sampler_state)
         grammars = Grammars(command.path, facts.eos_ids, settings.grammar_seconds, runner.keep)
-        return GenerateInstance(
+        instance = GenerateInstance(
             facts,
             batcher,
             runner,
@@ -280,6 +283,8 @@ class Device:
             lambda: self._page_counts(command.name),
             grammars,
         )
+        instance.step_log = self._step_log
+        return instance
 
     def _runner(
         self,
@@ -368,6 +373,8 @@ class Device:
         return self.pool.check()
 
     def close(self) -> None:
+        if self._step_log is not None:
+            self._step_log.close()
         self.pool.close()
         self.kernels.close()
 

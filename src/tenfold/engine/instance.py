@@ -11,9 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import inf
-from typing import Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from tenfold.core.clock import Clock
 from tenfold.core.errors import ContextTooLong, TenfoldError
@@ -29,6 +27,10 @@ from tenfold.core.types import Constraint, EngineRequest, ModelFacts
 from tenfold.engine.batcher import Batcher
 from tenfold.engine.executor import Executor
 from tenfold.engine.prefix_news import PrefixNews
+from tenfold.engine.steplog import StepLog
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger("tenfold.engine")
 
@@ -103,6 +105,7 @@ class GenerateInstance:
         self.clock = clock
         self.totals = ModelStats(facts.name, "ready")
         self.news = PrefixNews(facts.name, batcher.cache.tree)
+        self.step_log: StepLog | None = None
         self._free = free
         self._page_counts = page_counts
 
@@ -132,7 +135,10 @@ class GenerateInstance:
         self.batcher.steps.observe(plan.shape, seconds)
         outputs, failures = self.batcher.commit(plan, choices)
         totals, time = self.totals, self.executor.time
-        totals.schedule_seconds += self.clock.now() - ended + began - deciding
+        around = self.clock.now() - ended + began - deciding
+        if self.step_log is not None:
+            self.step_log.step(self.facts.name, deciding, seconds, around, plan)
+        totals.schedule_seconds += around
         totals.kernel_seconds += time.kernels
         totals.sampling_seconds += time.sampling
         totals.launch_seconds += max(0.0, seconds - time.kernels - time.sampling)

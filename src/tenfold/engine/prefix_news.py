@@ -16,10 +16,13 @@ UPDATE_SECONDS = 0.05
 
 
 class PrefixNews:
-    """A listener of one tree, which makes numbered updates. One thread."""
+    """A listener of one tree, which makes numbered updates. One thread.
+
+    ``interval``: seconds between two of them, at least."""
 
     def __init__(self, model: str, tree: RadixTree) -> None:
         self.model = model
+        self.interval = UPDATE_SECONDS
         self._tree = tree
         self._asked = False
         self._number = 0
@@ -44,7 +47,7 @@ class PrefixNews:
     def changes(self, now: float, *, at_once: bool = False) -> PrefixUpdate | None:
         """What changed since the last update. None: nothing, nobody asked, or it was just now and
         is not wanted ``at_once``."""
-        if not self._changed or not (at_once or now - self._told_at >= UPDATE_SECONDS):
+        if not self._changed or not (at_once or now - self._told_at >= self.interval):
             return None
         inserted: list[tuple[int, list[int]]] = []
         gone = []

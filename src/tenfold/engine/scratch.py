@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -22,28 +21,6 @@ OWNER = "(scratch)"
 
 SHARE = 8
 """Steps are made so small that their scratch takes one page in so many of those beside weights."""
-
-
-class StepMemory(Protocol):
-    """Room for the results of a step with so many tokens and rows of logits."""
-
-    def fits(self, tokens: int, rows: int) -> bool:
-        """Whether a step may be so large at all."""
-        ...
-
-    def reserve(self, tokens: int, rows: int) -> bool:
-        """Have memory for such a step. False: there are no free pages."""
-        ...
-
-
-class Boundless:
-    """The ``StepMemory`` of steps whose results lie elsewhere, or are not computed."""
-
-    def fits(self, tokens: int, rows: int) -> bool:
-        return True
-
-    def reserve(self, tokens: int, rows: int) -> bool:
-        return True
 
 
 class PoolScratch:

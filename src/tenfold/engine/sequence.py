@@ -35,6 +35,15 @@ class TokenBuffer:
         self._data[self.length] = token
         self.length += 1
 
+    def extend(self, tokens: Seq[int]) -> None:
+        need = self.length + len(tokens)
+        if need > len(self._data):
+            grown = np.empty(max(need, 2 * len(self._data)), dtype=np.int32)
+            grown[: self.length] = self._data[: self.length]
+            self._data = grown
+        self._data[self.length : need] = tokens
+        self.length = need
+
     @property
     def last(self) -> int:
         return int(self._data[self.length - 1])

@@ -43,6 +43,10 @@ class SimulatedRunner:
         self.clock.advance(self.costs.predict(plan.shape))
         return [self._choose(piece) for piece in plan.slices if piece.samples]
 
+    def tokens_ahead(self, seq: Sequence, count: int) -> list[int]:
+        """The next ``count`` tokens of a sequence."""
+        return [self.next_token(seq, ahead) for ahead in range(count)]
+
     def _choose(self, piece: Slice) -> Choice:
         tokens = [self.next_token(piece.seq, 0)]
         for guess in piece.draft:
