@@ -74,7 +74,11 @@ def test_sections_reach_the_device() -> None:
         env={},
     )
     settings = loaded.to_device_settings()
-    assert (settings.kernels_mode, settings.native, settings.schedule.policy) == ("fast", False, "lpm")
+    assert (settings.kernels_mode, settings.native, settings.schedule.policy) == (
+        "fast",
+        False,
+        "lpm",
+    )
     assert (settings.page_bytes, settings.threads) == (65536, 3)
 
 
