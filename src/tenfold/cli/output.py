@@ -8,9 +8,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, is_dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def note(message: str) -> None:
@@ -30,9 +33,8 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+def make_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """A plain table. A column whose name ends in ">" is set flush right."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -42,6 +44,14 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         table.add_column(column.rstrip(">"), justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """``make_table`` on stdout."""
+    from rich.console import Console
+
+    table = make_table(columns, rows)
     if sys.stdout.isatty():
         Console(highlight=False).print(table)
         return
