@@ -16,7 +16,7 @@ from tenfold.cli.options import DEFAULT_URL, Json, Key, Url
 from tenfold.cli.output import make_table, print_json, print_table
 
 if TYPE_CHECKING:
-    from rich.console import Group
+    from rich.console import ConsoleDimensions, Group
 
 
 def top(
@@ -76,7 +76,7 @@ def _watch(before: view.Status, ask: Callable[[], view.Status], every: float) ->
     now, trouble = before, ""
     with _keys() as pressed, Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
-            live.update(_draw(before, now, trouble, console.size.height), refresh=True)
+            live.update(_draw(before, now, trouble, console.size), refresh=True)
             if pressed(every) in ("q", "Q"):
                 return
             try:
@@ -85,13 +85,13 @@ def _watch(before: view.Status, ask: Callable[[], view.Status], every: float) ->
                 trouble = error.message
 
 
-def _draw(before: view.Status, now: view.Status, trouble: str, lines: int) -> Group:
+def _draw(before: view.Status, now: view.Status, trouble: str, size: ConsoleDimensions) -> Group:
     from rich.console import Group
     from rich.text import Text
 
     parts: list[Any] = [Text(trouble, style="red") if trouble else Text(view.headline(now))]
-    for section in _sections(before, now, lines):
-        parts += [Text(""), make_table(*section)]
+    for section in _sections(before, now, size.height):
+        parts += [Text(""), make_table(*section, width=size.width)]
     return Group(*parts)
 
 

@@ -97,16 +97,15 @@ def clients(status: Status, most: int | None = None) -> Section:
             "-" if one["credit"] is None else f"{one['credit']:,.0f}",
             percent(one["drift"]),
             percent(one["hit_rate"]),
-            str(one["waiting"]),
-            str(one["running"]),
+            f"{one['running']}/{one['waiting']}",
             seconds(one["oldest_wait"]) if one["waiting"] else "-",
         )
         for one in listed[:most]
     ]
     if len(rows) < len(listed):
-        rows[-1:] = [(f"and {len(listed) - len(rows) + 1} more", *[""] * 9)]
+        rows[-1:] = [(f"and {len(listed) - len(rows) + 1} more", *[""] * 8)]
     names = ("client", "share>", "fair>", "service>", "credit>", "drift>", "hits>")
-    return Section((*names, "waiting>", "running>", "oldest wait>"), rows)
+    return Section((*names, "run/wait>", "oldest>"), rows)
 
 
 def as_data(before: Status, now: Status) -> dict[str, Any]:

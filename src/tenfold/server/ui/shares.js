@@ -48,7 +48,7 @@ function drawShares() {
       return below[at] + (shares.get(names[index]) || 0);
     });
     const thick = above.some((value, at) => value - below[at] > 1e-6);
-    layer.setAttribute("d", thick ? `M${edge(above)}L${edge(below).reverse()}Z` : "");
+    layer.setAttribute("d", thick ? `M${[...edge(above), ...edge(below).reverse()].join("L")}Z` : "");
     below = above;
   });
   const now = [...seen.history.at(-1)].map(([name, share]) => `${name} ${percent(share)}`);
@@ -80,13 +80,22 @@ function percent(value) {
 
 function signed(value) {
   const rounded = Math.round(value * 100);
-  return `${rounded > 0 ? "+" : ""}${rounded} %`.replace("-", "\u2212");
+  return minus(`${rounded > 0 ? "+" : ""}${rounded} %`);
+}
+
+function counted(value) {
+  const notation = Math.abs(value) < 1e5 ? "standard" : "compact";
+  return minus(value.toLocaleString("en", { maximumFractionDigits: 0, notation }));
+}
+
+function minus(text) {
+  return text.replace("-", "\u2212");
 }
 
 function showStanding(clients) {
   const known = clients.filter((each) => each.service || each.waiting || each.running);
   known.sort((a, b) => b.service - a.service || (a.name < b.name ? -1 : 1));
-  fill($("standing"), known.slice(0, MOST_ROWS).map(standingRow), 5, "Nobody was served yet.");
+  fill($("standing"), known.slice(0, MOST_ROWS).map(standingRow), 4, "Nobody was served yet.");
 }
 
 function standingRow(each) {
@@ -95,14 +104,14 @@ function standingRow(each) {
   const name = make("td");
   name.title = each.name;
   name.append(make("span", "swatch"), document.createTextNode(each.name));
-  name.append(make("small", "", `${each.running} running`));
+  const hits = each.hit_rate === null ? "nothing" : percent(each.hit_rate);
+  name.append(make("small", "", `${hits} cached`));
   const share = each.share === null ? "–" : percent(each.share);
-  const credit = each.credit === null ? "" : `credit ${each.credit.toLocaleString("en", { maximumFractionDigits: 0 })}`;
+  const credit = each.credit === null ? "" : `credit ${counted(each.credit)}`;
   row.append(
     name,
     cell(share, each.fair ? `due ${percent(each.fair)}` : ""),
     cell(signed(each.drift), credit, Math.abs(each.drift) > 1 ? "beyond" : ""),
-    cell(each.hit_rate === null ? "–" : percent(each.hit_rate)),
     cell(String(each.waiting), each.waiting ? age(each.oldest_wait) : "", each.waiting ? "waiting" : ""),
   );
   return row;
