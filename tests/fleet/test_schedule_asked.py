@@ -74,17 +74,17 @@ def test_a_worker_that_does_not_answer_is_left_out(
 def test_questions_at_the_same_time_are_not_mixed_up(tmp_path: Path) -> None:
     asked: list[Command] = []
 
-    def backwards(worker: FakeWorker, command: Command) -> None:
+    def disorderly(worker: FakeWorker, command: Command) -> None:
         asked.append(command)
         if len(asked) == 3:
-            for one in reversed(asked):
+            for one in (*asked[1:], asked[0]):
                 if isinstance(one, AskSchedule):
                     worker.say(ScheduleReport(one.id, str(one.most)))
                 elif isinstance(one, AskStats):
                     worker.say(DeviceStats(one.id, "cpu:0", 1, 1, 0, 0, 0))
 
     async def run() -> None:
-        async with serving([], make_worker=Fakes(backwards)) as service:
+        async with serving([], make_worker=Fakes(disorderly)) as service:
             found = await asyncio.gather(service.schedule(3), service.stats(), service.schedule(7))
             (three,), (stats,), (seven,) = found
             assert (three.device, stats.device, seven.device) == ("3", "cpu:0", "7")
