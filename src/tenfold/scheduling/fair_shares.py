@@ -22,25 +22,28 @@ def fair_shares(shares: Iterable[Share], clients: Iterable[str]) -> dict[str, fl
     groups: dict[str, Share] = {}
     for share in shares:
         (groups if share.is_group else leaves)[share.name] = share
+    names = set(clients)
+    named = names & leaves.keys()
     below: dict[str, dict[_Node, float]] = {"": {}}
-    for client in clients:
-        share = leaves.get(client) or Share(client)
-        node: _Node = (False, client)
+    for client in named:
+        share, node = leaves[client], (False, client)
         while node not in (siblings := below.setdefault(share.group, {})):
             siblings[node] = share.weight
             if not share.group:
                 break
             node, share = (True, share.group), groups[share.group]
-    found: dict[str, float] = {}
-    to_split = [("", 1.0)]
+    strangers = len(names) - len(named)  # there may be thousands of them
+    whole = strangers + sum(below[""].values())
+    found = dict.fromkeys(names - named, 1 / whole) if strangers else {}
+    to_split = [("", 1.0, whole)]
     while to_split:
-        group, due = to_split.pop()
-        whole = sum(below[group].values())
+        group, due, whole = to_split.pop()
         for (is_group, name), weight in below[group].items():
+            part = due * weight / whole
             if is_group:
-                to_split.append((name, due * weight / whole))
+                to_split.append((name, part, sum(below[name].values())))
             else:
-                found[name] = due * weight / whole
+                found[name] = part
     return found
 
 
