@@ -13,7 +13,19 @@ from tenfold.cli import main
 from tenfold.core.errors import ConfigError, TenfoldError
 
 runner = CliRunner()
-VERBS = ("serve", "chat", "pull", "models", "ps", "load", "unload", "bench", "doctor")
+VERBS = (
+    "serve",
+    "chat",
+    "pull",
+    "models",
+    "ps",
+    "top",
+    "schedule",
+    "load",
+    "unload",
+    "bench",
+    "doctor",
+)
 
 
 def test_nothing_heavy_is_imported_for_help() -> None:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tenfold.core.errors import Conflict, ModelNotFound, TenfoldError
-from tenfold.core.messages import DeviceStats, ModelStats
+from tenfold.core.messages import (
+    ClientStats,
+    DeviceStats,
+    ModelSchedule,
+    ModelStats,
+    QueuePlace,
+    ScheduleReport,
+)
 from tenfold.core.types import ModelFacts, Usage
 from tenfold.fleet.types import (
     ChatPrompt,
@@ -82,6 +89,8 @@ class FakeBackend:
     drained: asyncio.Event = field(default_factory=asyncio.Event)
     is_ready: bool = True
     made: int = 0
+    clients: list[ClientStats] = field(default_factory=list)
+    most: int = 0
 
     def accepting(self) -> bool:
         return self.is_ready and not self.draining
@@ -234,7 +243,17 @@ class FakeBackend:
         models = [model(name, 10 * rank) for rank, name in enumerate(self.served, 1)]
         mapped = sum(each.weight_pages + each.kv_pages for each in models)
         held = (400, mapped + 3, 8, (mapped + 3) * (2 << 20))
-        return [DeviceStats("s", "cpu:0", 2 << 20, *held, models, scratch_pages=3)]
+        more = {"scratch_pages": 3, "clients": [replace(one) for one in self.clients], "rounds": 7}
+        return [DeviceStats("s", "cpu:0", 2 << 20, *held, models, **more)]
+
+    async def schedule(self, most: int) -> list[ScheduleReport]:
+        self.most = most
+        place = QueuePlace("chatcmpl-1", "ann", 40, 32, 1.5, "32 of 40 prompt tokens are cached")
+        models = [
+            ModelSchedule(name, "dlpm", [place], [place] * min(most, 3), 3)
+            for name in ("tiny", "base")
+        ]
+        return [ScheduleReport("1", "cpu:0", models)]
 
     def queue(self) -> list[RequestInfo]:
         return [

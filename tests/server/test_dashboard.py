@@ -13,6 +13,7 @@ from fake_backend import FakeBackend
 from fastapi import FastAPI
 from loopback import serving
 
+from tenfold.core.messages import ClientStats
 from tenfold.fleet.types import ChatPrompt, TextPrompt
 from tenfold.server.app import create_app
 from tenfold.server.settings import ApiKey, ServerSettings, hash_key
@@ -27,13 +28,13 @@ async def test_files_and_headers(client: httpx.AsyncClient) -> None:
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     policy = page.headers["content-security-policy"]
     assert "script-src 'self'" in policy and "unsafe" not in policy
-    for name in ("app.js", "style.css", "icon.svg"):
+    for name in ("app.js", "dom.js", "shares.js", "style.css", "icon.svg"):
         reply = await client.get(f"/ui/{name}")
         assert reply.status_code == 200
         assert reply.headers["x-content-type-options"] == "nosniff"
         assert "http://" not in reply.text.replace("http://www.w3.org/2000/svg", "")
         assert "https://" not in reply.text
-    assert "innerHTML" not in (await client.get("/ui/app.js")).text
+        assert "innerHTML" not in reply.text
 
 
 @pytest.fixture
@@ -127,6 +128,49 @@ async def test_live_numbers(page: Page, address: str, backend: FakeBackend) -> N
     await page.until("document.getElementById('state-text').textContent === 'Starting'")
 
 
+SHARES = "[...document.querySelectorAll('#standing tr')].map((row) => row.textContent)"
+LAYERS = (
+    "[...document.querySelectorAll('#shares .layer')].map((layer) => layer.getAttribute('d') || '')"
+)
+
+
+@needs_chromium
+async def test_shares_of_service(page: Page, address: str, backend: FakeBackend) -> None:
+    def tell(*service: float) -> None:
+        backend.clients = [
+            ClientStats(EVIL if at == 2 else f"c{at}", each, fair=1 / 8, waiting=1, oldest_wait=2.5)
+            for at, each in enumerate(service)
+        ]
+        backend.clients[0].credit, backend.clients[0].bound = -12345.0, 10.0
+        backend.clients[0].drift, backend.clients[0].cached_tokens = -15.0, 3
+        backend.clients[0].prompt_tokens = 4
+
+    tell(*[1.0] * 8)
+    await start(page, address)
+    await page.until(f"{SHARES}.length === 8")
+    assert await page.run(LAYERS) == [""] * 7, "nobody was served since"
+    tell(41.0, 21.0, 11.0, 9.0, 7.0, 6.0, 3.0, 3.0)
+    await page.until(f"{LAYERS}.every((layer) => layer)")
+    rows = await page.run(SHARES)
+    assert rows[0] == ("c075 % cached43 %due 13 %\u2212150 %credit \u221212,34512.5 s")
+    assert rows[2].startswith(EVIL)
+    assert await page.run("document.querySelector('#standing .beyond').textContent")
+    tones = "[...document.querySelectorAll('#standing tr')].map((row) => row.className)"
+    found = await page.run(tones)
+    assert sorted(found[:6]) == [f"tone-{tone}" for tone in range(6)]
+    assert found[6:] == ["tone-other"] * 2
+    assert "c0 43 %" in await page.run("document.getElementById('shares').ariaLabel")
+    assert await page.run("document.querySelectorAll('.live table img').length") == 0
+    # Every layer begins where the one below ends; together they fill the chart.
+    last = (
+        f"{LAYERS}.map((layer) => layer.slice(1, -1).split('L'))"
+        ".map((points) => [points[points.length / 2 - 1], points[points.length / 2]])"
+    )
+    edges = [[float(each.split()[1]) for each in pair] for pair in await page.run(last)]
+    assert edges[0][1] == 120 and edges[-1][0] == 0
+    assert [above for above, _ in edges[:-1]] == [below for _, below in edges[1:]]
+
+
 @needs_chromium
 async def test_errors_are_shown(page: Page, address: str, backend: FakeBackend) -> None:
     from tenfold.core.errors import WorkerLost
@@ -189,6 +233,12 @@ UNLABELLED = (
 )
 NARROWER = "document.documentElement.scrollWidth <= innerWidth"
 
+# Numbers that do not fit into their cell.
+CUT = (
+    "[...document.querySelectorAll('#standing .number, #standing .number small')]"
+    ".filter((each) => each.scrollWidth > each.clientWidth).map((each) => each.textContent)"
+)
+
 
 @needs_chromium
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -197,6 +247,12 @@ async def test_readable_everywhere(
     page: Page, app: FastAPI, backend: FakeBackend, scheme: str, width: int
 ) -> None:
     backend.tokens = ["word " * 30, "\n```\n" + "x" * 300 + "\n```", "y" * 300]
+    backend.clients = [
+        ClientStats(
+            name, 9e9, 9e9, credit=-9e9, drift=drift, bound=1.0, waiting=99, oldest_wait=9.0
+        )
+        for name, drift in (("n" * 64, 0.5), ("beyond", 2.0))
+    ]
     async with serving(app) as address:
         await start(page, address, width=width, scheme=scheme)
         await say(page, "z" * 200)
@@ -205,6 +261,7 @@ async def test_readable_everywhere(
             await page.run(f"document.querySelector('[data-show={view}]').click()")
             assert await page.run(CONTRAST) == []
             assert await page.run(NARROWER)
+            assert await page.run(CUT) == []
         assert await page.run(UNLABELLED) == []
         dark = json.loads(await page.run("JSON.stringify(getComputedStyle(document.body).color)"))
         assert ("rgb(232" in dark) == (scheme == "dark")

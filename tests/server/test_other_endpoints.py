@@ -136,9 +136,9 @@ async def test_status(client: httpx.AsyncClient) -> None:
     assert body["models"][0]["weight_pages"] == 40
     assert body["devices"][0]["capacity_pages"] == 400
     assert body["devices"][0]["scratch_pages"] == 3
-    assert body["clients"] == [
-        {"name": "ann", "live": 0, "requests": 1, "prompt_tokens": 8, "completion_tokens": 4}
-    ]
+    (ann,) = body["clients"]
+    counted = {"name": "ann", "live": 0, "requests": 1, "prompt_tokens": 8, "completion_tokens": 4}
+    assert counted.items() <= ann.items()
     assert body["generated_tokens"] > 0
 
 

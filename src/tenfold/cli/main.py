@@ -12,7 +12,20 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tenfold.cli import bench, chat, doctor, load, models, ps, pull, serve, simulate, unload
+from tenfold.cli import (
+    bench,
+    chat,
+    doctor,
+    load,
+    models,
+    ps,
+    pull,
+    schedule,
+    serve,
+    simulate,
+    top,
+    unload,
+)
 from tenfold.core.errors import TenfoldError
 from tenfold.core.machine import refusal
 
@@ -67,7 +80,7 @@ def root(
     """Options of every verb; they stand before it."""
 
 
-for verb in (serve, chat, pull, models, ps, load, unload, bench, simulate, doctor):
+for verb in (serve, chat, pull, models, ps, top, schedule, load, unload, bench, simulate, doctor):
     verb.register(app)
 
 

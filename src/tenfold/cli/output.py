@@ -8,9 +8,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, is_dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_GAP = 2
+"""Blanks between the columns of a table."""
+_NARROWEST = 8
 
 
 def note(message: str) -> None:
@@ -30,18 +37,40 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A plain table. A column whose name ends in ">" is set flush right."""
-    from rich.console import Console
+def make_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], width: int | None = None
+) -> Table:
+    """A plain table. A column whose name ends in ">" is set flush right. ``width``: of the screen;
+    the first column then gives way where there is too little room. Without it, cells are folded."""
     from rich.table import Table
     from rich.text import Text
 
+    rows = list(rows)
     table = Table(box=None, pad_edge=False, header_style="bold", show_header=any(columns))
-    for column in columns:
+    names = [column.rstrip(">") for column in columns]
+    room = None
+    if width is not None:
+        wide = [max([len(name), *(len(row[at]) for row in rows)]) for at, name in enumerate(names)]
+        room = max(_NARROWEST, width - sum(wide[1:]) - _GAP * len(wide[1:]))
+    for at, column in enumerate(columns):
         justify: Any = "right" if column.endswith(">") else "left"
-        table.add_column(column.rstrip(">"), justify=justify, overflow="fold")
+        table.add_column(
+            names[at],
+            justify=justify,
+            overflow="fold" if width is None else "ellipsis",
+            no_wrap=width is not None,
+            max_width=None if at else room,
+        )
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """``make_table`` on stdout."""
+    from rich.console import Console
+
+    table = make_table(columns, rows)
     if sys.stdout.isatty():
         Console(highlight=False).print(table)
         return

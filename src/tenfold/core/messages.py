@@ -215,7 +215,8 @@ class ClientStats:
     counted, cached ones too (what the client sees). ``credit``: its deficit counter, what was
     admitted and not computed already taken off; ``rounds``: refills so far. ``drift``: how far its
     service is from its share since it last had nothing to do, ``bound``: the most that the theorem
-    allows.
+    allows. ``fair``: the part of the device (0 to 1) that is its share among those that have work
+    now; 0 where it has none.
     """
 
     client: str
@@ -231,6 +232,7 @@ class ClientStats:
     rounds: int = 0
     drift: float = 0.0
     bound: float = 0.0
+    fair: float = 0.0
 
 
 @dataclass(slots=True)
@@ -313,6 +315,8 @@ class DeviceStats:
     scratch_pages: int = 0
     """Of the mapped ones: for the results of steps, whichever model's."""
     clients: list[ClientStats] = field(default_factory=list)
+    rounds: int = 0
+    """Refills of deficit counters at the top of the tree of shares."""
 
 
 Event = (

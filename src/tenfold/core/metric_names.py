@@ -15,6 +15,8 @@ SECONDS = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75),
     *(1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0, 1280.0, 2560.0),
 )
+WAITS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 1200.0)
+"""Fewer than SECONDS: every client has them."""
 TOKENS = tuple(float(2**power) for power in range(18))
 
 
@@ -117,6 +119,13 @@ QUEUE_SECONDS = MetricName(
     ("model",),
     SECONDS,
     ("vllm:request_queue_time_seconds",),
+)
+CLIENT_QUEUE_SECONDS = MetricName(
+    "tenfold_client_queue_seconds",
+    "histogram",
+    "From a request's arrival to the start of its prefill, by client.",
+    ("client",),
+    WAITS,
 )
 PREFILL_SECONDS = MetricName(
     "tenfold_prefill_seconds",
@@ -227,6 +236,54 @@ PREEMPTIONS = MetricName(
     "Requests put back into the queue because pages ran out.",
     ("model", "device"),
     vllm=("vllm:num_preemptions",),
+)
+
+# --- clients, as the workers report them -------------------------------------------------------
+CLIENT_SERVICE = MetricName(
+    "tenfold_client_service",
+    "counter",
+    "Service computed for a client: weighted, priced tokens, without cached ones.",
+    ("client",),
+)
+CLIENT_ASKED_SERVICE = MetricName(
+    "tenfold_client_asked_service",
+    "counter",
+    "The same as the client sees it: every prompt token counts, cached ones too.",
+    ("client",),
+)
+CLIENT_WAITING = MetricName(
+    "tenfold_client_waiting", "gauge", "A client's requests that have not begun.", ("client",)
+)
+CLIENT_RUNNING = MetricName(
+    "tenfold_client_running", "gauge", "A client's requests that have begun.", ("client",)
+)
+CLIENT_OLDEST_WAIT = MetricName(
+    "tenfold_client_oldest_wait_seconds",
+    "gauge",
+    "How long the oldest of a client's waiting requests has waited.",
+    ("client",),
+)
+CLIENT_CREDIT = MetricName(
+    "tenfold_client_credit",
+    "gauge",
+    "A client's deficit counter; at or below 0 it waits for a refill. The lowest of those merged.",
+    ("client", "device"),
+)
+CLIENT_DRIFT = MetricName(
+    "tenfold_client_drift_ratio",
+    "gauge",
+    "How far a client's service is from its share, over the proven bound. The worst of those "
+    "merged.",
+    ("client", "device"),
+)
+REFILL_ROUNDS = MetricName(
+    "tenfold_refill_rounds", "counter", "Refills of deficit counters.", ("device",)
+)
+JAIN_INDEX = MetricName(
+    "tenfold_jain_index",
+    "gauge",
+    "Jain's index of service over shares, of the clients that waited all through the last minute.",
+    ("device", "service"),
 )
 
 # --- devices and the server -------------------------------------------------------------------

@@ -417,6 +417,7 @@ class Engine:
         stats = self.device.stats(id)
         stats.models = [instance.stats() for instance in self.instances.values()]
         stats.clients = self._client_stats()
+        stats.rounds = self.device.accounts.rounds
         stats.integrity = self.faults
         stats.message_seconds = self._message_seconds
         return stats
@@ -425,9 +426,11 @@ class Engine:
         """The clients that have requests here, then those that were served most; not all."""
         accounts, now = self.device.accounts, self.clock.now()
         found: dict[str, ClientStats] = {}
+        working: set[str] = set()
         for batcher in self._batchers():
             for seq in batcher.sequences.values():
                 client = seq.request.client
+                working.add(client)
                 if client not in found:
                     if len(found) == MOST_CLIENTS:
                         continue
@@ -438,6 +441,9 @@ class Engine:
                 else:
                     mine.waiting += 1
                     mine.oldest_wait = max(mine.oldest_wait, now - seq.request.arrival)
+        fair = accounts.fair(working)
+        for client, mine in found.items():
+            mine.fair = fair[client]
         served = accounts.served
         rest = (name for name in served if name not in found)
         for client in nlargest(

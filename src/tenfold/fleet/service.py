@@ -13,6 +13,7 @@ import itertools
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 
 from tenfold.core.clock import Clock, SystemClock
@@ -35,7 +36,9 @@ from tenfold.core.messages import (
     Embedded,
     Event,
     Generate,
+    QueuePlace,
     RequestFailed,
+    ScheduleReport,
     StepDone,
 )
 from tenfold.core.settings import DeviceSettings, RoutingSettings
@@ -64,6 +67,9 @@ from tenfold.text.grammar_check import GrammarGate
 log = logging.getLogger("tenfold.fleet")
 
 RETURN_SECONDS = 10.0
+
+MOST_ENDED = 1000
+"""Ended requests whose clients' ids are remembered, for the latest admissions of a schedule."""
 
 
 class Service:
@@ -94,6 +100,7 @@ class Service:
         self._find_source = find_source
         self._entries: dict[str, ServedModel] = {}
         self._calls: dict[str, Call] = {}
+        self._ended: dict[str, str] = {}
         self._embeds: dict[str, tuple[str, asyncio.Future[EmbedResult]]] = {}
         self._ids = itertools.count(1)
         self._gate = gate or GrammarGate()
@@ -384,6 +391,9 @@ class Service:
             return
         del call.parts[id]
         self._calls.pop(id, None)
+        self._ended[id] = call.request.id
+        if len(self._ended) > MOST_ENDED:
+            del self._ended[next(iter(self._ended))]
         self.admission.gone(call.request.client, len(call.prompt), queued=id not in call.started)
         if aborted and call.supervisor is not None:
             call.supervisor.send(Abort(id))
@@ -524,6 +534,23 @@ class Service:
     async def stats(self) -> list[DeviceStats]:
         found = await asyncio.gather(*(s.stats() for s in self.supervisors.values()))
         return [stats for stats in found if stats is not None]
+
+    async def schedule(self, most: int) -> list[ScheduleReport]:
+        """Every model's latest admissions and the first ``most`` of its queue, with reasons, from
+        the workers that answer. Requests have the ids that ``queue`` gives them."""
+        found = await asyncio.gather(*(s.schedule(most) for s in self.supervisors.values()))
+        reports = [report for report in found if report is not None]
+        for model in (model for report in reports for model in report.models):
+            model.chosen = [self._public(place) for place in model.chosen]
+            model.next = [self._public(place) for place in model.next]
+        return reports
+
+    def _public(self, place: QueuePlace) -> QueuePlace:
+        id = place.request_id
+        call = self._calls.get(id)
+        return replace(
+            place, request_id=self._ended.get(id, id) if call is None else call.request.id
+        )
 
     def queue(self) -> list[RequestInfo]:
         now = self.clock.now()

@@ -10,10 +10,12 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from typing import TypeVar
 
 from tenfold.core.clock import Clock
 from tenfold.core.errors import TenfoldError, Unavailable, from_code
 from tenfold.core.messages import (
+    AskSchedule,
     AskStats,
     Command,
     DeviceStats,
@@ -21,6 +23,7 @@ from tenfold.core.messages import (
     LoadModel,
     ModelDown,
     ModelUp,
+    ScheduleReport,
     UnloadModel,
     WorkerRefused,
     WorkerUp,
@@ -35,6 +38,8 @@ BACKOFF_SECONDS = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 STEADY_SECONDS = 30.0
 STATS_SECONDS = 2.0
 GIVE_UP_LOADING = 3
+
+Answer = TypeVar("Answer", DeviceStats, ScheduleReport)
 
 
 class Supervisor:
@@ -70,7 +75,7 @@ class Supervisor:
         self._failures = 0
         self._alive = False
         self._changed = asyncio.Event()
-        self._answers: dict[str, asyncio.Future[DeviceStats]] = {}
+        self._answers: dict[str, asyncio.Future[DeviceStats | ScheduleReport]] = {}
         self._outcomes: dict[str, asyncio.Future[ModelFacts]] = {}
         self._deaths: dict[str, int] = {}
         self._sent: set[str] = set()
@@ -248,11 +253,8 @@ class Supervisor:
                 self._model_up(facts)
             case ModelDown(name, code, message):
                 self._model_down(name, code, message)
-            case DeviceStats(id):
-                self.last_stats = event
-                answer = self._answers.pop(id, None)
-                if answer is not None and not answer.done():
-                    answer.set_result(event)
+            case DeviceStats(id) | ScheduleReport(id):
+                self._answered(id, event)
         self._on_event(event)
 
     def _model_up(self, facts: ModelFacts) -> None:
@@ -316,20 +318,39 @@ class Supervisor:
         self._changed.set()
         self._changed = asyncio.Event()
 
+    # --- questions ------------------------------------------------------------------------------
     async def stats(self) -> DeviceStats | None:
         """The device's state now, or the last one known if a long step delays the answer."""
+        return await self._ask(AskStats, DeviceStats) or self.last_stats
+
+    async def schedule(self, most: int) -> ScheduleReport | None:
+        """Why the latest requests were chosen and the first ``most`` of each queue; None if a long
+        step delays the answer, or the worker is away."""
+        return await self._ask(lambda id: AskSchedule(id, most), ScheduleReport)
+
+    async def _ask(self, question: Callable[[str], Command], kind: type[Answer]) -> Answer | None:
+        """The worker's answer; None if there is none within ``STATS_SECONDS``, or the worker is
+        lost meanwhile."""
         self._asked += 1
         id = str(self._asked)
-        self._answers[id] = asyncio.get_running_loop().create_future()
-        self.send(AskStats(id))
+        waiting = self._answers[id] = asyncio.get_running_loop().create_future()
+        self.send(question(id))
         try:
-            return await asyncio.wait_for(asyncio.shield(self._answers[id]), STATS_SECONDS)
+            answer = await asyncio.wait_for(asyncio.shield(waiting), STATS_SECONDS)
         except (TimeoutError, asyncio.CancelledError):
             if (task := asyncio.current_task()) and task.cancelling():
                 raise
-            return self.last_stats
+            return None
         finally:
             self._answers.pop(id, None)
+        return answer if isinstance(answer, kind) else None
+
+    def _answered(self, id: str, event: DeviceStats | ScheduleReport) -> None:
+        if isinstance(event, DeviceStats):
+            self.last_stats = event
+        waiting = self._answers.pop(id, None)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(event)
 
 
 def _backoff(failures: int) -> float:

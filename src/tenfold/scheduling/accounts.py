@@ -13,6 +13,7 @@ from tenfold.core.messages import ClientStats
 from tenfold.core.settings import ScheduleSettings, Share
 from tenfold.scheduling.counters import Counters
 from tenfold.scheduling.deficits import Deficits
+from tenfold.scheduling.fair_shares import fair_shares
 
 MOST_CLIENTS = 20_000
 """With more than so many the books begin anew for those that came first."""
@@ -136,11 +137,26 @@ class Accounts:
         prompts = max((one.extend * one.longest_prompt for one in books), default=0.0)
         return prompts + sum(one.output * one.in_flight for one in books)
 
+    def fair(self, clients: Iterable[str]) -> dict[str, float]:
+        """The part of the device that each of these is due if they, and nobody else, have work."""
+        return fair_shares(self._shares, clients)
+
+    @property
+    def rounds(self) -> int:
+        """Refills so far at the top; under "model" accounts, those of all."""
+        return sum(one.deficits.rounds("") for one in self._all())
+
+    def _all(self) -> list[Accounts]:
+        return list(self._own.values()) or [self]
+
+    def drift(self, client: str) -> float:
+        """How far the client's service is from its share, by the counters that are in use."""
+        return self.deficits.drift(client) or self.counters.drift(client)
+
     def stats(self, client: str) -> ClientStats:
         """Where the client's account stands. Under "model" accounts: its worst one."""
         served = self.of(client)
-        all_ = list(self._own.values()) or [self]
-        worst = max(all_, key=lambda one: abs(one.deficits.drift(client)))
+        worst = max(self._all(), key=lambda one: abs(one.drift(client)))
         deficits = worst.deficits
         return ClientStats(
             client,
@@ -151,6 +167,6 @@ class Accounts:
             output_tokens=served.output_tokens,
             credit=deficits.credit(client),
             rounds=deficits.rounds(client),
-            drift=deficits.drift(client),
+            drift=worst.drift(client),
             bound=self.bound() + deficits.share(client),
         )

@@ -75,6 +75,15 @@ class Counters:
     def value(self, client: str) -> float:
         return self._value.get(client, 0.0)
 
+    def drift(self, client: str) -> float:
+        """Service the client is ahead of the least served one, while both have something queued; 0
+        where it has nothing. The least served is admitted first, so it stays below what the
+        requests of one client in flight can cost."""
+        floor = self._floor()
+        if floor is None or client not in self._queued:
+            return 0.0
+        return (self.value(client) - floor) * self._weight.get(client, 1.0)
+
     def _forget(self) -> None:
         """Drop clients that a lift would overtake as soon as they came back."""
         floor = self._floor()

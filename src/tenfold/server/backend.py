@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from tenfold.core.messages import DeviceStats
+from tenfold.core.messages import DeviceStats, ScheduleReport
 from tenfold.fleet.types import (
     ChatPrompt,
     EmbedResult,
@@ -83,6 +83,11 @@ class Backend(Protocol):
         ...
 
     async def stats(self) -> list[DeviceStats]: ...
+
+    async def schedule(self, most: int) -> list[ScheduleReport]:
+        """The latest admissions of every model and the first ``most`` of its queue, from the
+        devices whose workers answer. Requests have the ids of ``queue``."""
+        ...
 
     def queue(self) -> list[RequestInfo]:
         """Live requests."""

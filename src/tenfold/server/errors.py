@@ -131,6 +131,8 @@ def _param(error: Mapping[str, Any], body: Any) -> str:
     """The path of the field, without the names of union branches that pydantic puts into it."""
     path, cursor = "", body
     location = list(error["loc"])[1:]
+    if error["loc"][0] == "query":
+        return _clean(str(location[0]))
     if error["type"].startswith("union_tag"):
         location.append(str(error["ctx"]["discriminator"]).strip("'"))
     for position, part in enumerate(location):

@@ -18,24 +18,27 @@ from tenfold.core.errors import Overloaded
 from tenfold.core.messages import DeviceStats
 from tenfold.core.metric_names import MetricName
 from tenfold.fleet.types import ModelStatus
+from tenfold.server.client_metrics import OF_CLIENTS, ClientCollector
 from tenfold.server.clients import ClientBook, ClientTotals
 from tenfold.server.record import RequestRecord
+from tenfold.server.service_book import ServiceBook
 from tenfold.server.worker_metrics import FROM_WORKERS, WorkerCollector
 
 
 class Metrics:
     """Counts requests as they end, and shows the workers' gauges as last read."""
 
-    def __init__(self, book: ClientBook, compat: str = "none") -> None:
+    def __init__(self, book: ClientBook, services: ServiceBook, compat: str = "none") -> None:
         self._book = book
         self._compat = compat == "vllm"
         self._registry = CollectorRegistry(auto_describe=False)
         self._workers = WorkerCollector()
         self._registry.register(self._workers)
+        self._registry.register(ClientCollector(services))
         self._counters = {
             entry.name: Counter(entry.name, entry.help, entry.labels, registry=self._registry)
             for entry in names.TABLE
-            if entry.kind == "counter" and entry not in FROM_WORKERS
+            if entry.kind == "counter" and entry not in (*FROM_WORKERS, *OF_CLIENTS)
         }
         self._lines: dict[tuple[str, str], _Line] = {}
         self._histograms = {
@@ -88,6 +91,8 @@ class Metrics:
         totals.prompt_tokens += record.usage.prompt_tokens
         if not record.error:
             self._observe_times(record, now)
+            if record.queue_seconds is not None:
+                self._observe(names.CLIENT_QUEUE_SECONDS, client, record.queue_seconds)
 
     def page(self, devices: list[DeviceStats], models: list[ModelStatus], ready: bool) -> bytes:
         """The exposition text, with the workers' numbers given."""
@@ -98,8 +103,8 @@ class Metrics:
         if by:
             self._counters[metric.name].labels(*labels).inc(by)
 
-    def _observe(self, metric: MetricName, model: str, value: float) -> None:
-        self._histograms[metric.name].labels(model).observe(value)
+    def _observe(self, metric: MetricName, label: str, value: float) -> None:
+        self._histograms[metric.name].labels(label).observe(value)
 
     def _observe_times(self, record: RequestRecord, now: float) -> None:
         model, usage = record.model, record.usage

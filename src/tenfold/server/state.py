@@ -15,6 +15,7 @@ from tenfold.server.backend import Backend
 from tenfold.server.clients import ClientBook
 from tenfold.server.grammars import GrammarCheck
 from tenfold.server.metrics import Metrics
+from tenfold.server.service_book import ServiceBook
 from tenfold.server.settings import ServerSettings
 from tenfold.server.stats import StatsCache
 
@@ -30,6 +31,7 @@ class ServerState:
     book: ClientBook
     metrics: Metrics
     stats: StatsCache
+    services: ServiceBook
     grammars: GrammarCheck
     started: float
     draining: bool = False
@@ -42,14 +44,16 @@ class ServerState:
     ) -> ServerState:
         clock = clock or SystemClock()
         book = ClientBook(settings.max_client_labels)
+        services = ServiceBook(book)
         return cls(
             backend=backend,
             settings=settings,
             clock=clock,
             auth=Authenticator(settings),
             book=book,
-            metrics=Metrics(book, settings.metrics_compat),
-            stats=StatsCache(backend, clock),
+            metrics=Metrics(book, services, settings.metrics_compat),
+            stats=StatsCache(backend, clock, services),
+            services=services,
             grammars=GrammarCheck(),
             started=clock.now(),
         )

@@ -32,27 +32,27 @@ class WorkerCollector(Collector):
         self._devices, self._models, self._ready = devices, models, ready
 
     def collect(self) -> Iterator[Metric]:
-        yield _gauge(names.READY, [((), float(self._ready))])
-        yield _gauge(names.MODEL_STATE, self._states())
+        yield gauge(names.READY, [((), float(self._ready))])
+        yield gauge(names.MODEL_STATE, self._states())
         pages = [
             ((device.device, what), getattr(device, f"{what}_pages"))
             for device in self._devices
             for what in ("capacity", "mapped", "reserved", "scratch")
         ]
-        yield _gauge(names.DEVICE_PAGES, pages)
+        yield gauge(names.DEVICE_PAGES, pages)
         for entry, read in _DEVICE_GAUGES:
-            yield _gauge(entry, [((d.device,), read(d)) for d in self._devices])
+            yield gauge(entry, [((d.device,), read(d)) for d in self._devices])
         for entry, labels_and_fields in _MODEL_METRICS:
             rows = [
                 ((model.name, device, *labels), float(getattr(model, name)))
                 for device, model in self._each()
                 for labels, name in labels_and_fields
             ]
-            yield (_counter if entry.kind == "counter" else _gauge)(entry, rows)
-        yield _gauge(names.KV_USAGE, self._usage())
-        sent = [((d.device,), d.message_seconds) for d in self._devices]
-        yield _counter(names.MESSAGE_SECONDS, sent)
-        yield _counter(names.SERVER_CPU_SECONDS, [((), time.process_time())])
+            yield (counter if entry.kind == "counter" else gauge)(entry, rows)
+        yield gauge(names.KV_USAGE, self._usage())
+        for entry, read in _DEVICE_COUNTERS:
+            yield counter(entry, [((d.device,), read(d)) for d in self._devices])
+        yield counter(names.SERVER_CPU_SECONDS, [((), time.process_time())])
 
     def _each(self) -> Iterator[tuple[str, ModelStats]]:
         for device in self._devices:
@@ -79,6 +79,11 @@ _DEVICE_GAUGES: tuple[tuple[MetricName, Callable[[DeviceStats], float]], ...] = 
     (names.DEVICE_PAGE_BYTES, lambda d: float(d.page_bytes)),
     (names.DEVICE_RESIDENT_BYTES, lambda d: float(d.resident_bytes)),
     (names.INTEGRITY_FAULTS, lambda d: float(len(d.integrity))),
+)
+
+_DEVICE_COUNTERS: tuple[tuple[MetricName, Callable[[DeviceStats], float]], ...] = (
+    (names.MESSAGE_SECONDS, lambda d: d.message_seconds),
+    (names.REFILL_ROUNDS, lambda d: float(d.rounds)),
 )
 
 # Per metric: its labels beyond model and device, each with the field of ModelStats it shows.
@@ -114,20 +119,22 @@ _MODEL_METRICS: tuple[tuple[MetricName, tuple[tuple[tuple[str, ...], str], ...]]
 
 FROM_WORKERS = (
     *(entry for entry, _ in _MODEL_METRICS),
-    names.MESSAGE_SECONDS,
+    *(entry for entry, _ in _DEVICE_COUNTERS),
     names.SERVER_CPU_SECONDS,
 )
 """The metrics that no request counts: the collector alone shows them."""
 
 
-def _gauge(entry: MetricName, rows: Iterable[tuple[tuple[str, ...], float]]) -> Metric:
+def gauge(entry: MetricName, rows: Iterable[tuple[tuple[str, ...], float]]) -> Metric:
+    """A family of gauges: the values of the metric's labels, and what they show."""
     family = GaugeMetricFamily(entry.name, entry.help, labels=entry.labels)
     for labels, value in rows:
         family.add_metric(labels, value)
     return family
 
 
-def _counter(entry: MetricName, rows: Iterable[tuple[tuple[str, ...], float]]) -> Metric:
+def counter(entry: MetricName, rows: Iterable[tuple[tuple[str, ...], float]]) -> Metric:
+    """A family of counters, likewise."""
     family = CounterMetricFamily(entry.name, entry.help, labels=entry.labels)
     for labels, value in rows:
         family.add_metric(labels, value)

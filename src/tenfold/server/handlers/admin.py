@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
+from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from tenfold.server.body import StrictRoute
@@ -20,6 +21,7 @@ from tenfold.server.protocol.admin import (
     LoadBody,
     PinBody,
     QueueReply,
+    ScheduleReply,
     StatsReply,
     UnloadBody,
     UnloadReply,
@@ -82,6 +84,27 @@ async def queue(request: Request) -> Response:
     """Every live request, waiting or running."""
     live = [asdict(info) for info in state_of(request).backend.queue()]
     return Json({"object": "list", "data": live})
+
+
+@router.get("/schedule", response_model=ScheduleReply, responses=reading(400, 404))
+async def schedule(
+    request: Request,
+    model: Annotated[str | None, Query(description="Only this model.")] = None,
+    most: Annotated[
+        int, Query(ge=1, le=1000, description="Waiting requests to describe, of each model.")
+    ] = 20,
+) -> Response:
+    """Who was chosen last and who is next, of each model on each device, with reasons."""
+    backend = state_of(request).backend
+    if model is not None:
+        backend.status(model)
+    data = [
+        {"device": report.device, **asdict(each)}
+        for report in await backend.schedule(most)
+        for each in report.models
+        if model is None or each.model == model
+    ]
+    return Json({"object": "list", "data": data})
 
 
 @router.get("/stats", response_model=StatsReply, responses=reading())

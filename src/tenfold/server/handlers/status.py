@@ -17,6 +17,7 @@ from tenfold.server.clients import ClientTotals
 from tenfold.server.errors import Json
 from tenfold.server.handlers.docs import reading
 from tenfold.server.protocol.status import StatusReply
+from tenfold.server.service_book import ClientRow
 from tenfold.server.state import ServerState, state_of
 from tenfold.server.version import version
 
@@ -39,6 +40,7 @@ async def _report(state: ServerState, only: str | None) -> dict[str, Any]:
     devices = await state.stats.get()
     loads = {model.name: model for device in devices for model in device.models}
     live = [_masked(info, only) for info in state.backend.queue()]
+    jain = {row.device: row.value for row in state.services.jain() if row.service == "computed"}
     now = state.clock.now()
     return {
         "version": version(),
@@ -48,9 +50,9 @@ async def _report(state: ServerState, only: str | None) -> dict[str, Any]:
         "uptime": now - state.started,
         "generated_tokens": sum(model.generated_tokens for model in loads.values()),
         "models": [_model(each, loads.get(each.name)) for each in state.backend.models()],
-        "devices": [_device(device) for device in devices],
+        "devices": [_device(device, jain.get(device.device)) for device in devices],
         "queue": live[:MAX_ROWS],
-        "clients": _clients(state.book.lines(), live, only),
+        "clients": _clients(state, live, only),
     }
 
 
@@ -81,7 +83,7 @@ def _model(status: ModelStatus, load: ModelStats | None) -> dict[str, Any]:
     }
 
 
-def _device(device: DeviceStats) -> dict[str, Any]:
+def _device(device: DeviceStats, jain: float | None) -> dict[str, Any]:
     return {
         "name": device.device,
         "page_bytes": device.page_bytes,
@@ -89,22 +91,53 @@ def _device(device: DeviceStats) -> dict[str, Any]:
         "mapped_pages": device.mapped_pages,
         "reserved_pages": device.reserved_pages,
         "scratch_pages": device.scratch_pages,
+        "rounds": device.rounds,
+        "jain": jain,
     }
 
 
 def _clients(
-    lines: dict[str, ClientTotals], live: Iterable[dict[str, Any]], only: str | None
+    state: ServerState, live: Iterable[dict[str, Any]], only: str | None
 ) -> list[dict[str, Any]]:
     """One row a client, the busiest first."""
+
+    def shown(name: str) -> str:
+        return name if only is None or name == only else OTHERS
+
     running = Counter(info["client"] for info in live)
     rows: dict[str, ClientTotals] = {}
-    for name, totals in lines.items():
-        shown = name if only is None or name == only else OTHERS
-        row = rows.setdefault(shown, ClientTotals())
+    for name, totals in state.book.lines().items():
+        row = rows.setdefault(shown(name), ClientTotals())
         row.requests += totals.requests
         row.prompt_tokens += totals.prompt_tokens
         row.completion_tokens += totals.completion_tokens
     for name in running:
         rows.setdefault(name, ClientTotals())
     order = sorted(rows, key=lambda name: (-running[name], -rows[name].requests, name))
-    return [{"name": name, "live": running[name], **asdict(rows[name])} for name in order]
+    services = state.services.rows(shown)
+    return [
+        {
+            "name": name,
+            "live": running[name],
+            **asdict(rows[name]),
+            **_service(services.get(name, ClientRow())),
+        }
+        for name in order
+    ]
+
+
+def _service(row: ClientRow) -> dict[str, Any]:
+    totals = row.totals
+    known = totals.prompt_tokens > 0
+    return {
+        "service": totals.service,
+        "asked_service": totals.asked_service,
+        "hit_rate": totals.cached_tokens / totals.prompt_tokens if known else None,
+        "share": row.share,
+        "fair": row.fair,
+        "credit": row.credit,
+        "drift": row.drift,
+        "waiting": row.waiting,
+        "running": row.running,
+        "oldest_wait": row.oldest_wait,
+    }

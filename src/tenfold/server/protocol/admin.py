@@ -58,11 +58,52 @@ class QueueReply(Reply):
     data: list[QueueEntry]
 
 
+class PlaceReply(Reply):
+    """A request as its policy sees it: prompt tokens, how many are cached, seconds waited, why."""
+
+    request_id: str
+    client: str
+    prompt_tokens: int
+    matched_tokens: int
+    waited: float
+    why: str
+
+
+class ModelScheduleReply(Reply):
+    """``chosen``: the latest admissions, newest first; ``next``: the first of the ``waiting``."""
+
+    device: str
+    model: str
+    policy: str
+    waiting: int
+    chosen: list[PlaceReply]
+    next: list[PlaceReply]
+
+
+class ScheduleReply(Reply):
+    object: Literal["list"]
+    data: list[ModelScheduleReply]
+
+
 class ModelStatsReply(Reply):
     name: str
     state: str
     running: int
     waiting: int
+
+
+class ClientStatsReply(Reply):
+    """One client on one device: see ``core.messages.ClientStats``."""
+
+    client: str
+    service: float
+    asked_service: float
+    waiting: int
+    running: int
+    credit: float
+    drift: float
+    bound: float
+    fair: float
 
 
 class DeviceStatsReply(Reply):
@@ -77,6 +118,7 @@ class DeviceStatsReply(Reply):
     resident_bytes: int
     integrity: list[str]
     models: list[ModelStatsReply]
+    clients: list[ClientStatsReply]
 
 
 class StatsReply(Reply):

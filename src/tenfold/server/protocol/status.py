@@ -40,22 +40,43 @@ class StatusModel(Reply):
 
 
 class StatusDevice(Reply):
+    """``rounds``: refills of deficit counters. ``jain``: how even service was in the last minute
+    among the clients that waited all through it; null for fewer than two."""
+
     name: str
     page_bytes: int
     capacity_pages: int
     mapped_pages: int
     reserved_pages: int
     scratch_pages: int
+    rounds: int
+    jain: float | None
 
 
 class StatusClient(Reply):
-    """Totals since the server started, and live requests now."""
+    """Totals since the server started, and live requests now.
+
+    ``service``: weighted tokens computed for the client; ``asked_service`` counts cached prompt
+    tokens, too. ``hit_rate``: cached of all prompt tokens that began. ``share``: of the service of
+    the last ten seconds, the client's part, and ``fair`` its due; null where nobody was served.
+    ``credit``: its lowest deficit counter. ``drift``: service beyond its share over the proven
+    bound, -1 to 1. ``oldest_wait`` in seconds."""
 
     name: str
     live: int
     requests: int
     prompt_tokens: int
     completion_tokens: int
+    service: float
+    asked_service: float
+    hit_rate: float | None
+    share: float | None
+    fair: float | None
+    credit: float | None
+    drift: float
+    waiting: int
+    running: int
+    oldest_wait: float
 
 
 class StatusReply(Reply):

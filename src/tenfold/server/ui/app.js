@@ -1,22 +1,12 @@
 // The dashboard: a chat with any served model, and a live view of the server.
 // Everything that came from outside is written with textContent, never as HTML.
 
+import { $, age, cells, fill, make, setText } from "/ui/dom.js";
+import { showShares } from "/ui/shares.js";
+
 const POLL_MS = 1000;
 const SAMPLES = 120;
 const KEY = "tenfold-api-key";
-
-const $ = (id) => document.getElementById(id);
-
-function make(tag, className, text) {
-  const element = document.createElement(tag);
-  if (className) element.className = className;
-  if (text !== undefined) element.textContent = text;
-  return element;
-}
-
-function setText(element, text) {
-  if (element.textContent !== text) element.textContent = text;
-}
 
 // --- talking to the server --------------------------------------------------------------------
 
@@ -366,6 +356,7 @@ function showStatus(status) {
   showModels(status.models);
   showSpeed(status);
   showDevices(status);
+  showShares(status);
   showQueue(status.queue);
   showClients(status.clients);
 }
@@ -458,32 +449,6 @@ function modelRow(model, device, tone) {
     + `KV ${model.kv_pages} (${size(model.kv_pages)})`;
   row.append(name, bar, make("p", "note", model.error || facts));
   return row;
-}
-
-function cells(values) {
-  const row = make("tr");
-  for (const [text, className, below] of values) {
-    const cell = make("td", className || "", text);
-    cell.title = text;
-    if (below) cell.append(make("small", "", below));
-    row.append(cell);
-  }
-  return row;
-}
-
-function fill(table, rows, columns, nothing) {
-  if (!rows.length) {
-    const row = make("tr");
-    const cell = make("td", "none", nothing);
-    cell.colSpan = columns;
-    row.append(cell);
-    rows = [row];
-  }
-  table.replaceChildren(...rows);
-}
-
-function age(seconds) {
-  return seconds < 100 ? `${seconds.toFixed(1)} s` : `${Math.floor(seconds / 60)} min`;
 }
 
 function showQueue(queue) {
