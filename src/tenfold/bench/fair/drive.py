@@ -47,6 +47,9 @@ class Driver:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for one in self._run.calls:
+            if one.started < 0 <= one.first:
+                one.started = one.first  # it was to be told with the end
         return self._run
 
     def _now(self) -> float:

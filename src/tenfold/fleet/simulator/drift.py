@@ -1,13 +1,15 @@
 """How uneven the service of clients became, measured from the log alone and set beside the bounds.
 
 Two clients are compared while both have requests waiting: whatever interval one takes of that time,
-how much more one of them was served than the other, by what was computed for each (cached prefixes
-left out), per unit of weight. The papers bound this for DLPM by 2 (U + Q), U = w_e L_input + w_q M
-(arXiv 2501.14312, Theorem 4.1), for VTC by 2 max(w_e L_input, w_q M), on one worker; over K workers
-D2LPM's is K times DLPM's. M is the output that a client can have in flight: what memory was
-promised for, or as many longest answers as may run (U').
+how much more one of them was served than the other, per unit of weight. Service is what the policy
+bills, when it bills it: a prompt, without what was cached (with VTC as published, all of it), when
+it is admitted, however many steps its chunks take; output as it comes. The papers bound this for
+DLPM by 2 (U + Q), U = w_e L_input + w_q M (arXiv 2501.14312, Theorem 4.1), for VTC by
+2 max(w_e L_input, w_q M), on one worker; over K workers D2LPM's is K times DLPM's. M is the output
+that a client can have in flight: what memory was promised for, or as many longest answers as may
+run (U').
 
-Service between a call's first and last token is taken as even, so a gap is exact to about a step's
+Output between a call's first and last token is taken as even, so a gap is exact to about a step's
 tokens. Does not know what the scheduler thought of all this.
 """
 
@@ -23,6 +25,9 @@ from numpy.typing import NDArray
 
 from tenfold.core.settings import ScheduleSettings
 from tenfold.fleet.workloads.outcome import Outcome
+
+AT_ONCE = 1e-6
+"""Seconds over which an amount that comes at one moment is spread."""
 
 MOST_CLIENTS = 24
 """Pairs are taken among so many: those that were served most."""
@@ -101,17 +106,19 @@ class _Ledger:
         self, calls: Sequence[Outcome], said: ScheduleSettings, weight: float, end: float
     ) -> None:
         self.waiting = _union([(one.at, one.started if one.started >= 0 else end) for one in calls])
-        begun = [one for one in calls if one.started >= 0 and one.first >= 0]
-        starts, stops, amounts = [], [], []
-        for one in begun:
-            starts += [one.started, one.first]
-            stops += [one.first, max(one.last, one.first)]
-            extend = said.extend_weight * (one.prompt_tokens - one.cached_tokens)
-            amounts += [extend, said.output_weight * one.output_tokens]
-        self.times = np.unique(np.array(starts + stops))
-        self.service = _given(
-            np.array(starts), np.array(stops), np.array(amounts) / weight, self.times
-        )
+        whole = said.policy == "vtc" and said.vtc_charge == "input"
+        spans: list[tuple[float, float, float]] = []
+        for one in calls:
+            if one.started < 0:
+                continue
+            billed = one.prompt_tokens - (0 if whole else one.cached_tokens)
+            spans.append((one.started, one.started, said.extend_weight * billed))
+            if one.first >= 0:
+                spans.append((one.first, one.last, said.output_weight * one.output_tokens))
+        starts, stops, amounts = np.array(spans).reshape(-1, 3).T
+        stops = np.maximum(stops, starts + AT_ONCE)
+        self.times = np.unique(np.concatenate((starts, stops)))
+        self.service = _given(starts, stops, amounts / weight, self.times)
 
     def at(self, times: Floats) -> Floats:
         if not len(self.times):
@@ -133,11 +140,10 @@ def _given(starts: Floats, stops: Floats, amounts: Floats, times: Floats) -> Flo
     """Service until each of ``times``: every amount spread evenly from its start to its stop."""
     if not len(times):
         return times
-    length = np.maximum(stops - starts, 1e-9)
-    slope = amounts / length
+    slope = amounts / (stops - starts)
     change = np.zeros(len(times))
     np.add.at(change, np.searchsorted(times, starts), slope)
-    np.add.at(change, np.searchsorted(times, np.minimum(starts + length, times[-1])), -slope)
+    np.add.at(change, np.searchsorted(times, stops), -slope)
     return np.concatenate(([0.0], np.cumsum(np.cumsum(change)[:-1] * np.diff(times))))
 
 
