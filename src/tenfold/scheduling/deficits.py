@@ -154,6 +154,7 @@ class Deficits:
             found = Account(client, next(self._serials), self._groups[share.group], is_group=False)
             found.weight = share.weight
             self._leaves[client] = found
+            self._idle[found] = 0.0  # until it gets work, which it may never: see ``expire``
         return found
 
     # --- requests come and go -------------------------------------------------------------------
