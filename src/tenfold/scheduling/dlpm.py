@@ -48,6 +48,7 @@ class DLPM:
         block = BLOCK_TOKENS if self._matches is None else self._matches.block_tokens
         self._siblings = Siblings(block, sibling_tokens)
         self._blocked_since: float | None = None
+        self._blocked = ""
         self._now = 0.0
 
     # --- the queue ------------------------------------------------------------------------------
@@ -61,6 +62,8 @@ class DLPM:
         if self._queues.discard(w.id):
             self._siblings.forget(w.id)
             self.deficits.unqueue(w.client, self._now)
+            if w.id == self._blocked:  # nobody is in the way any more
+                self._blocked, self._blocked_since = "", None
 
     def _refresh(self) -> None:
         """Bring the order up to date with what is cached."""
@@ -90,7 +93,7 @@ class DLPM:
             yield w
             if w.id in self._queues:
                 if self._blocked_since is None:
-                    self._blocked_since = now
+                    self._blocked, self._blocked_since = w.id, now
             else:
                 self._siblings.admitted(w)
                 self._blocked_since = None
