@@ -254,10 +254,15 @@ class Deficits:
             changed |= self._refill(group)
         return changed
 
-    def grant(self) -> None:
-        """One more round at the top, though somebody there has credit left. He gets nothing."""
-        self._root.rounds += 1
-        self._catch_up(self._root)
+    def grant(self, client: str) -> None:
+        """Rounds for the client's siblings, and for those of its groups, until one of each that has
+        work queued and no credit has some. The client has credit left, and gets nothing."""
+        for node in self._leaf(client).path():
+            parent = node.parent
+            assert parent is not None
+            if (turn := self._next_turn(parent)) is not None:
+                parent.rounds = max(parent.rounds, turn)
+                self._catch_up(parent)
 
     def _next_turn(self, node: Account) -> int | None:
         """The round in which the first of the queued children turns positive."""
