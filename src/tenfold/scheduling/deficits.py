@@ -117,8 +117,8 @@ class Deficits:
         for name in groups:
             if name not in self._groups:
                 self._groups[name] = Account(name, next(self._serials), self._root, is_group=True)
-        for share in groups.values():
-            self._put(self._groups[share.name], share)
+        for share in sorted(groups.values(), key=lambda one: _depth(one, groups)):
+            self._put(self._groups[share.name], share)  # from the top: two may change places
         self._shares = {one.name: one for one in shares if not one.is_group}
         for leaf in self._leaves.values():
             self._put(leaf, self._shares.get(leaf.name, Share(leaf.name)))
@@ -353,6 +353,10 @@ class Deficits:
         parent.positive.pop(node, None)
         parent.groups.pop(node, None)
         node.filed = -1
+
+
+def _depth(share: Share, groups: dict[str, Share]) -> int:
+    return 1 + _depth(groups[share.group], groups) if share.group else 0
 
 
 def _check(shares: list[Share], groups: dict[str, Share]) -> None:
