@@ -266,9 +266,12 @@ class Deficits:
 
     def _next_turn(self, node: Account) -> int | None:
         """The round in which the first of the queued children turns positive."""
-        while node.turns and node.turns[0][0] != node.turns[0][2].filed:
+        while node.turns:
+            turn, _, child = node.turns[0]
+            if turn == child.filed and child.parent is node:  # it may have moved to another group
+                return turn
             heappop(node.turns)
-        return node.turns[0][0] if node.turns else None
+        return None
 
     def _catch_up(self, node: Account) -> None:
         """Settle the children whose turn has come."""
