@@ -28,7 +28,7 @@ class Counters:
         self._running: dict[str, int] = {}
         self._least: list[tuple[float, str]] = []
         self.refunds = 0
-        self._last_left = 0.0
+        self._last_left = ""
 
     def set_shares(self, shares: Iterable[Share]) -> None:
         """Weights from now on; groups are ignored."""
@@ -38,8 +38,7 @@ class Counters:
         """A request of the client waits. If none did, the counter is lifted: to the least of those
         that have something queued, or, with nobody there, to that of the client that left last."""
         if not self._queued.get(client):
-            floor = self._floor()
-            value = max(self._value.get(client, 0.0), self._last_left if floor is None else floor)
+            value = max(self._value.get(client, 0.0), self._lift())
             self._value[client] = value
             self._queued[client] = 0
             heappush(self._least, (value, client))
@@ -50,7 +49,7 @@ class Counters:
         self._queued[client] -= 1
         if not self._queued[client]:
             del self._queued[client]
-            self._last_left = self._value[client]
+            self._last_left = client
 
     def start(self, client: str) -> None:
         self._running[client] = self._running.get(client, 0) + 1
@@ -86,14 +85,19 @@ class Counters:
 
     def _forget(self) -> None:
         """Drop clients that a lift would overtake as soon as they came back."""
-        floor = self._floor()
-        least = self._last_left if floor is None else floor
+        least = self._lift()
         for client in [client for client, value in self._value.items() if value <= least]:
-            if client not in self._queued and client not in self._running:
+            if not (client in self._queued or client in self._running or client == self._last_left):
                 del self._value[client]
 
     def clients(self) -> list[str]:
         return list(self._value)
+
+    def _lift(self) -> float:
+        """Whoever comes back now has at least this counter. What the client that left last is
+        still charged counts too."""
+        floor = self._floor()
+        return self._value.get(self._last_left, 0.0) if floor is None else floor
 
     def _floor(self) -> float | None:
         """The least counter of a client that has something queued."""

@@ -117,8 +117,8 @@ class Deficits:
         for name in groups:
             if name not in self._groups:
                 self._groups[name] = Account(name, next(self._serials), self._root, is_group=True)
-        for share in groups.values():
-            self._put(self._groups[share.name], share)
+        for share in sorted(groups.values(), key=lambda one: _depth(one, groups)):
+            self._put(self._groups[share.name], share)  # from the top: two may change places
         self._shares = {one.name: one for one in shares if not one.is_group}
         for leaf in self._leaves.values():
             self._put(leaf, self._shares.get(leaf.name, Share(leaf.name)))
@@ -154,6 +154,7 @@ class Deficits:
             found = Account(client, next(self._serials), self._groups[share.group], is_group=False)
             found.weight = share.weight
             self._leaves[client] = found
+            self._idle[found] = 0.0  # until it gets work, which it may never: see ``expire``
         return found
 
     # --- requests come and go -------------------------------------------------------------------
@@ -253,16 +254,24 @@ class Deficits:
             changed |= self._refill(group)
         return changed
 
-    def grant(self) -> None:
-        """One more round at the top, though somebody there has credit left. He gets nothing."""
-        self._root.rounds += 1
-        self._catch_up(self._root)
+    def grant(self, client: str) -> None:
+        """Rounds for the client's siblings, and for those of its groups, until one of each that has
+        work queued and no credit has some. The client has credit left, and gets nothing."""
+        for node in self._leaf(client).path():
+            parent = node.parent
+            assert parent is not None
+            if (turn := self._next_turn(parent)) is not None:
+                parent.rounds = max(parent.rounds, turn)
+                self._catch_up(parent)
 
     def _next_turn(self, node: Account) -> int | None:
         """The round in which the first of the queued children turns positive."""
-        while node.turns and node.turns[0][0] != node.turns[0][2].filed:
+        while node.turns:
+            turn, _, child = node.turns[0]
+            if turn == child.filed and child.parent is node:  # it may have moved to another group
+                return turn
             heappop(node.turns)
-        return node.turns[0][0] if node.turns else None
+        return None
 
     def _catch_up(self, node: Account) -> None:
         """Settle the children whose turn has come."""
@@ -347,6 +356,10 @@ class Deficits:
         parent.positive.pop(node, None)
         parent.groups.pop(node, None)
         node.filed = -1
+
+
+def _depth(share: Share, groups: dict[str, Share]) -> int:
+    return 1 + _depth(groups[share.group], groups) if share.group else 0
 
 
 def _check(shares: list[Share], groups: dict[str, Share]) -> None:

@@ -13,7 +13,8 @@ whole answers; else the number of running requests times the longest answer (U')
 Decided here, beside what ``deficits`` decides: priorities order requests among clients with credit,
 and cannot buy any; a pass ends when nothing that has credit is left to try; a request that has
 credit and does not fit keeps the others from their next round, as published, or after
-``escape_seconds`` lets one go by. Does not know sizes of memory.
+``escape_seconds`` lets them have it, once until its client is served. Does not know sizes of
+memory.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ class DLPM:
         self._queues = ClientQueues(lambda w: -w.matched)
         block = BLOCK_TOKENS if self._matches is None else self._matches.block_tokens
         self._siblings = Siblings(block, sibling_tokens)
-        self._blocked_since: float | None = None
+        self._blocked: Waiting | None = None
+        self._blocked_since = 0.0
+        self._passed_by: set[str] = set()
         self._now = 0.0
 
     # --- the queue ------------------------------------------------------------------------------
@@ -61,6 +64,10 @@ class DLPM:
         if self._queues.discard(w.id):
             self._siblings.forget(w.id)
             self.deficits.unqueue(w.client, self._now)
+            if w is self._blocked:
+                self._blocked = None
+            if self._queues.after(w.client, None) is None:
+                self._passed_by.discard(w.client)
 
     def _refresh(self) -> None:
         """Bring the order up to date with what is cached."""
@@ -80,24 +87,29 @@ class DLPM:
         self._refresh()
         self._siblings.new_pass()
         self.deficits.expire(now)
-        if self._blocked_for(now):
-            self._blocked_since = now
-            self.deficits.grant()
+        if (blocked := self._in_the_way(now)) is not None:
+            self._blocked = None
+            self._passed_by.add(blocked.client)
+            self.deficits.grant(blocked.client)
         sweep = _Sweep(self._queues, self.deficits)
         while (w := sweep.next()) is not None:
             if self._siblings.defer(w):
                 continue
             yield w
             if w.id in self._queues:
-                if self._blocked_since is None:
-                    self._blocked_since = now
+                if self._blocked is None and w.client not in self._passed_by:
+                    self._blocked, self._blocked_since = w, now
             else:
                 self._siblings.admitted(w)
-                self._blocked_since = None
+                self._blocked = None
+                self._passed_by.discard(w.client)
 
-    def _blocked_for(self, now: float) -> bool:
-        since = self._blocked_since
-        return bool(self._escape) and since is not None and now - since >= self._escape
+    def _in_the_way(self, now: float) -> Waiting | None:
+        """The request that has kept others from their round for long enough. Its client is passed
+        by once; then they wait until it is served, or small requests would starve a large one."""
+        if not self._escape or self._blocked is None:
+            return None
+        return self._blocked if now - self._blocked_since >= self._escape else None
 
     # --- what becomes of them -------------------------------------------------------------------
     def admitted(self, w: Waiting, extend_tokens: int) -> None:
