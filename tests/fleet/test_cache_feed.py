@@ -75,19 +75,20 @@ class BadLine:
             assert self.believed(name) == set()
 
     def settle(self) -> None:
-        """From now on everything comes, in order. A worker whose last word was lost says more."""
+        """From now on everything comes, in order. A worker that is believed to have said all, or
+        to be about to answer, while that was lost, says more later on."""
+        self.clock.advance(2.0)
         for token, name in enumerate(NAMES):
-            said = self.workers[name].news._number
-            heard = [update.number for to, update in self.line if to == name]
+            coming = [update for to, update in self.line if to == name]
+            heard = [update.number for update in coming]
             if (cache := self.feed._caches.get((name, "m"))) is not None:
                 heard.append(cache.latest)
-            if said not in heard:
+            lost = self.workers[name].news._number not in heard
+            if lost or (name in self.feed._asked and not any(u.whole for u in coming)):
                 self.workers[name].run([9, token])
             self.tell(name)
-        self.clock.advance(2.0)
         while self.line:
             self.deliver(0)
-            self.clock.advance(2.0)
 
     def believed(self, name: str) -> set[int]:
         map, number = self.policy.map("m"), self.policy.workers.number(name)
