@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
-from tenfold.core.errors import Conflict, ModelNotFound, TenfoldError
+from tenfold.core.errors import Conflict, ModelNotFound, NotFound, TenfoldError
 from tenfold.core.messages import DeviceStats, ModelStats
 from tenfold.core.types import ModelFacts, Usage
 from tenfold.fleet.types import (
@@ -20,6 +20,7 @@ from tenfold.fleet.types import (
     LogprobEntry,
     ModelStatus,
     RequestInfo,
+    WorkerStatus,
 )
 
 VOCABULARY = 0x110000
@@ -81,6 +82,7 @@ class FakeBackend:
     draining: bool = False
     drained: asyncio.Event = field(default_factory=asyncio.Event)
     is_ready: bool = True
+    worker_draining: bool = False
     made: int = 0
 
     def accepting(self) -> bool:
@@ -207,6 +209,17 @@ class FakeBackend:
         while self.live:
             await asyncio.sleep(0.005)
         self.drained.set()
+
+    def workers(self) -> list[WorkerStatus]:
+        models = list(self.served)
+        live = len(self.live)
+        return [WorkerStatus("cpu:0", "up", self.worker_draining, live, models, 1, 42, 1 << 30)]
+
+    def drain_worker(self, name: str, draining: bool = True) -> WorkerStatus:
+        if name != "cpu:0":
+            raise NotFound(f"no worker {name[:80]!r}; there are cpu:0")
+        self.worker_draining = draining
+        return self.workers()[0]
 
     async def stats(self) -> list[DeviceStats]:
         def model(name: str, kv_pages: int) -> ModelStats:

@@ -22,6 +22,7 @@ from tenfold.server.version import version
 
 OTHERS = "(other clients)"
 MAX_ROWS = 200
+_LOAD = ("running", "waiting", "weight_pages", "kv_pages")
 
 router = APIRouter(tags=["health"])
 
@@ -37,7 +38,7 @@ async def status(request: Request) -> Response:
 
 async def _report(state: ServerState, only: str | None) -> dict[str, Any]:
     devices = await state.stats.get()
-    loads = {model.name: model for device in devices for model in device.models}
+    loads = _summed(devices)
     live = [_masked(info, only) for info in state.backend.queue()]
     now = state.clock.now()
     return {
@@ -52,6 +53,16 @@ async def _report(state: ServerState, only: str | None) -> dict[str, Any]:
         "queue": live[:MAX_ROWS],
         "clients": _clients(state.book.lines(), live, only),
     }
+
+
+def _summed(devices: list[DeviceStats]) -> dict[str, ModelStats]:
+    """Each model's load, over all devices that hold it."""
+    sums: dict[str, ModelStats] = {}
+    for load in (load for device in devices for load in device.models):
+        total = sums.setdefault(load.name, ModelStats(load.name, load.state))
+        for field in (*_LOAD, "generated_tokens"):
+            setattr(total, field, getattr(total, field) + getattr(load, field))
+    return sums
 
 
 def _masked(info: RequestInfo, only: str | None) -> dict[str, Any]:
@@ -69,13 +80,11 @@ def _model(status: ModelStatus, load: ModelStats | None) -> dict[str, Any]:
         "state": status.state,
         "kind": facts.kind if facts else None,
         "device": status.device,
+        "devices": status.devices,
         "pinned": status.pinned,
         "has_chat_template": status.has_chat_template,
         "max_model_len": facts.context_length if facts else None,
-        "running": load.running,
-        "waiting": load.waiting,
-        "weight_pages": load.weight_pages,
-        "kv_pages": load.kv_pages,
+        **{field: getattr(load, field) for field in _LOAD},
         "generated_tokens": load.generated_tokens,
         "error": status.error,
     }
@@ -89,6 +98,10 @@ def _device(device: DeviceStats) -> dict[str, Any]:
         "mapped_pages": device.mapped_pages,
         "reserved_pages": device.reserved_pages,
         "scratch_pages": device.scratch_pages,
+        "models": [
+            {"name": load.name, **{field: getattr(load, field) for field in _LOAD}}
+            for load in device.models
+        ],
     }
 
 
