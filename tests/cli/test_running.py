@@ -15,6 +15,7 @@ from tenfold.cli.main import app
 runner = CliRunner()
 MODEL = {"name": "m", "state": "ready", "device": "cpu:0", "pinned": True, "running": 2}
 MODEL |= {"waiting": 1, "weight_pages": 50, "kv_pages": 3, "generated_tokens": 77}
+MODEL |= {"devices": ["cpu:0", "cpu:1"]}
 DEVICE = {"name": "cpu:0", "page_bytes": 2 << 20, "capacity_pages": 512, "mapped_pages": 53}
 STATUS = {"ready": True, "draining": False, "models": [MODEL], "devices": [DEVICE], "queue": [{}]}
 
@@ -41,7 +42,14 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[CannedServer]:
 
 def test_ps(server: CannedServer) -> None:
     shown = runner.invoke(app, ["ps"]).stdout
-    for words in ("ready (pinned)", "100.0 MiB", "6.0 MiB", "77", "106.0 MiB of 1.0 GiB mapped"):
+    for words in (
+        "ready (pinned)",
+        "cpu:0, cpu:1",
+        "100.0 MiB",
+        "6.0 MiB",
+        "77",
+        "106.0 MiB of 1.0 GiB mapped",
+    ):
         assert words in shown
     assert "1 live request; ready" in shown
     assert json.loads(runner.invoke(app, ["ps", "--json"]).stdout) == STATUS

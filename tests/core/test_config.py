@@ -6,9 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from tenfold.core.config import Config, DeviceSection, ScheduleSection, known_keys, load_config
+from tenfold.core.config import (
+    Config,
+    DeviceSection,
+    RoutingSection,
+    ScheduleSection,
+    known_keys,
+    load_config,
+)
 from tenfold.core.errors import ConfigError
-from tenfold.core.settings import DeviceSettings, QueueSettings, ScheduleSettings
+from tenfold.core.settings import DeviceSettings, QueueSettings, RoutingSettings, ScheduleSettings
 
 
 def _file(tmp_path: Path, text: str) -> Path:
@@ -84,11 +91,24 @@ def test_sections_reach_the_device() -> None:
 
 def test_every_device_setting_can_be_written() -> None:
     """A field added to DeviceSettings must get a line in the schema."""
-    elsewhere = {"memory_bytes", "kernels_mode", "kernels_arch", "native", "schedule"}
+    elsewhere = {"memory_bytes", "kernels_mode", "kernels_arch", "native", "schedule", "cores"}
     fields = {field.name for field in dataclasses.fields(DeviceSettings)} - elsewhere
-    assert fields == set(DeviceSection.model_fields) - {"memory"}
+    assert fields == set(DeviceSection.model_fields) - {"memory", "workers"}
     schedule = {field.name for field in dataclasses.fields(ScheduleSettings)}
     assert schedule == set(ScheduleSection.model_fields)
+    routing = {field.name for field in dataclasses.fields(RoutingSettings)}
+    assert routing - {"extend_weight", "output_weight"} == set(RoutingSection.model_fields)
+
+
+def test_routing_weighs_tokens_as_the_schedule_does() -> None:
+    loaded = load_config(
+        None, ["routing.policy=preble-like", "schedule.output_weight=3", "device.workers=2"], env={}
+    )
+    routing = loaded.to_routing()
+    assert (routing.policy, routing.extend_weight, routing.output_weight) == ("preble-like", 1, 3)
+    assert [device.name for device in loaded.to_devices()] == ["cpu:0", "cpu:1"]
+    with pytest.raises(ConfigError, match=r"routing.slack_ratio"):
+        load_config(None, ["routing.slack_ratio=0.5"], env={})
 
 
 def test_models_of_the_file(tmp_path: Path) -> None:

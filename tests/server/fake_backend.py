@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 
-from tenfold.core.errors import Conflict, ModelNotFound, TenfoldError
+from tenfold.core.errors import Conflict, ModelNotFound, NotFound, TenfoldError
 from tenfold.core.messages import (
     ClientStats,
     DeviceStats,
@@ -27,6 +27,7 @@ from tenfold.fleet.types import (
     LogprobEntry,
     ModelStatus,
     RequestInfo,
+    WorkerStatus,
 )
 
 VOCABULARY = 0x110000
@@ -88,6 +89,7 @@ class FakeBackend:
     draining: bool = False
     drained: asyncio.Event = field(default_factory=asyncio.Event)
     is_ready: bool = True
+    worker_draining: bool = False
     made: int = 0
     clients: list[ClientStats] = field(default_factory=list)
     most: int = 0
@@ -216,6 +218,17 @@ class FakeBackend:
         while self.live:
             await asyncio.sleep(0.005)
         self.drained.set()
+
+    def workers(self) -> list[WorkerStatus]:
+        models = list(self.served)
+        live = len(self.live)
+        return [WorkerStatus("cpu:0", "up", self.worker_draining, live, models, 1, 42, 1 << 30)]
+
+    def drain_worker(self, name: str, draining: bool = True) -> WorkerStatus:
+        if name != "cpu:0":
+            raise NotFound(f"no worker {name[:80]!r}; there are cpu:0")
+        self.worker_draining = draining
+        return self.workers()[0]
 
     async def stats(self) -> list[DeviceStats]:
         def model(name: str, kv_pages: int) -> ModelStats:

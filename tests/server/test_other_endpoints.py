@@ -18,6 +18,7 @@ from tenfold.server.protocol.admin import QueueReply, StatsReply
 from tenfold.server.protocol.embeddings import EmbeddingList
 from tenfold.server.protocol.models import AdminModelList, ModelList
 from tenfold.server.protocol.status import StatusReply
+from tenfold.server.protocol.workers import WorkerList
 from tenfold.server.settings import ApiKey, ServerSettings, hash_key
 
 pytestmark = pytest.mark.anyio
@@ -204,3 +205,15 @@ async def test_drain(app: FastAPI, client: httpx.AsyncClient, backend: FakeBacke
     refused = await client.post("/v1/chat/completions", json=CHAT)
     assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
     assert (await client.post("/v1/admin/drain")).json() == {"status": "drained"}
+
+
+async def test_workers_are_listed_drained_and_taken_back(client: httpx.AsyncClient) -> None:
+    (worker,) = WorkerList.model_validate((await client.get("/v1/admin/workers")).json()).data
+    assert (worker.id, worker.state, worker.draining) == ("cpu:0", "up", False)
+    for action, draining in (("drain", True), ("resume", False)):
+        reply = await client.post(f"/v1/admin/workers/cpu:0/{action}")
+        assert reply.status_code == 200 and reply.json()["draining"] is draining
+        listed = (await client.get("/v1/admin/workers")).json()
+        assert listed["data"][0]["draining"] is draining
+    unknown = await client.post("/v1/admin/workers/cpu:7/drain", json={})
+    assert unknown.status_code == 404 and "there are cpu:0" in unknown.json()["error"]["message"]

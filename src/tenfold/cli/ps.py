@@ -27,7 +27,8 @@ def ps(url: Url = DEFAULT_URL, key: Key = None, as_json: Json = False) -> None:
         cache = format_bytes(model["kv_pages"] * page)
         state = model["state"] + (" (pinned)" if model["pinned"] else "")
         load = (str(model["running"]), str(model["waiting"]), str(model["generated_tokens"]))
-        rows.append((model["name"], state, model["device"], weights, cache, *load))
+        where = ", ".join(model["devices"]) or model["device"]
+        rows.append((model["name"], state, where, weights, cache, *load))
     print_table(
         ("model", "state", "device", "weights>", "KV>", "running>", "waiting>", "generated>"), rows
     )

@@ -31,6 +31,9 @@ def serve(
     exact: Annotated[
         bool, typer.Option("--exact", help="Output that does not depend on batching.")
     ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Worker processes that share the machine. [1]")
+    ] = None,
     accept_licence: AcceptLicence = False,
 ) -> None:
     """Serve models over the OpenAI protocol.
@@ -39,7 +42,12 @@ def serve(
     """
     from tenfold.core.config import load_config
 
-    flags = {"server.host": host, "server.port": port, "kernels.mode": "exact" if exact else None}
+    flags = {
+        "server.host": host,
+        "server.port": port,
+        "device.workers": workers,
+        "kernels.mode": "exact" if exact else None,
+    }
     loaded = load_config(config, sets or (), models=models or (), flags=flags)
     if not loaded.config.models:
         loaded = load_config(config, sets or (), models=[DEFAULT_MODEL], flags=flags)

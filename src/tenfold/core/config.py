@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.fields import FieldInfo
 
 from tenfold.core import layers, machine
+from tenfold.core.division import divide
 from tenfold.core.errors import ConfigError
 from tenfold.core.names import check_name
 from tenfold.core.settings import (
@@ -25,6 +26,7 @@ from tenfold.core.settings import (
     DeviceSettings,
     ModelSetup,
     QueueSettings,
+    RoutingSettings,
     ScheduleSettings,
     Speculation,
 )
@@ -103,6 +105,11 @@ class DeviceSection(Section):
     """The device that holds the models: a named share of this machine."""
 
     name: str = Field(default="cpu:0", description="the device's name; cuda:0 is a GPU")
+    workers: Positive = Field(
+        default=1,
+        description="worker processes: cpu workers divide memory and threads, cuda workers take a "
+        "GPU each",
+    )
     memory: Share = Field(
         default=0, description='its memory: "4GiB", or "60%" of what is free; 0 is 60%'
     )
@@ -204,6 +211,46 @@ class ScheduleSection(Section):
     k: Positive = Field(default=4, description="one admission in k is the oldest request (k-lpm)")
 
 
+class RoutingSection(Section):
+    """Which of several workers gets a request. Tokens weigh what `[schedule]` says."""
+
+    policy: str = Field(
+        default="d2lpm",
+        description="round-robin, least-loaded, cache-aware, preble-like, d2lpm, or module:class "
+        "of your own",
+    )
+    quantum: float = Field(
+        default=4000.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="service that a round gives a client of weight 1 at each worker (d2lpm)",
+    )
+    charge_input: Literal["all", "extend"] = Field(
+        default="all", description="what is billed of a prompt: all, or what is not cached (d2lpm)"
+    )
+    match_ratio: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="part of a prompt that must be cached at a worker to follow it (cache-aware)",
+    )
+    slack_requests: int = Field(
+        default=32,
+        ge=0,
+        description="difference of outstanding requests from which the least busy worker is taken "
+        "(cache-aware)",
+    )
+    slack_ratio: float = Field(
+        default=1.1,
+        ge=1,
+        allow_inf_nan=False,
+        description="and their ratio, which must be exceeded as well (cache-aware)",
+    )
+    most_blocks: Positive = Field(
+        default=1 << 20, description="blocks of a model's prefixes that the router remembers"
+    )
+
+
 class QueueSection(Section):
     """How much may wait. Beyond a limit a request is refused with status 429."""
 
@@ -283,6 +330,7 @@ class Config(Section):
     device: DeviceSection = DeviceSection()
     kernels: KernelsSection = KernelsSection()
     schedule: ScheduleSection = ScheduleSection()
+    routing: RoutingSection = RoutingSection()
     queue: QueueSection = QueueSection()
     metrics: MetricsSection = MetricsSection()
     models: dict[Names, ModelSection] = {}
@@ -311,8 +359,8 @@ class LoadedConfig:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def to_device_settings(self) -> DeviceSettings:
-        """The device's settings; a share of memory becomes bytes of what is free now."""
-        values = self.config.device.model_dump(exclude={"memory"})
+        """The whole device's settings; a share of memory becomes bytes of what is free now."""
+        values = self.config.device.model_dump(exclude={"memory", "workers"})
         free = machine.memory().available
         return DeviceSettings(
             memory_bytes=parse_share(self.config.device.memory, free),
@@ -321,6 +369,20 @@ class LoadedConfig:
             kernels_arch=self.config.kernels.arch,
             schedule=ScheduleSettings(**self.config.schedule.model_dump()),
             **values,
+        )
+
+    def to_devices(self) -> list[DeviceSettings]:
+        """One for each worker, which divide the device among them."""
+        free = machine.memory().available
+        cores = sorted(os.sched_getaffinity(0))
+        return divide(self.to_device_settings(), self.config.device.workers, cores, free)
+
+    def to_routing(self) -> RoutingSettings:
+        schedule = self.config.schedule
+        return RoutingSettings(
+            extend_weight=schedule.extend_weight,
+            output_weight=schedule.output_weight,
+            **self.config.routing.model_dump(),
         )
 
     def to_queue_settings(self) -> QueueSettings:

@@ -48,7 +48,7 @@ class RoutingSettings:
     Weights of tokens are ``ScheduleSettings``'. ``match_ratio``, ``slack_requests`` and
     ``slack_ratio`` are cache-aware's: the share of a prompt that must be cached to follow it, and
     the imbalance of outstanding requests, absolute and relative, from which the least loaded is
-    taken instead. ``most_blocks`` bounds what a router remembers of caches, in blocks.
+    taken instead. ``most_blocks`` bounds what a router remembers of each model's caches, in blocks.
     ``charge_input``: d2lpm bills the whole prompt, as published, or ("extend") what was not cached
     at the worker.
     """
@@ -83,7 +83,8 @@ class DeviceSettings:
     """One device: a named share of a machine, served by one worker process. "cuda:N" is a GPU.
 
     ``memory_bytes`` 0 takes 60 % of the memory that is free when the worker starts. ``threads`` 0
-    takes every core the process may use. ``backend``: "anon" or "memfd" pages; a GPU has its own,
+    takes every core the process may use; ``cores`` are those it is bound to, empty for all.
+    ``backend``: "anon" or "memfd" pages; a GPU has its own,
     and with ``memory_bytes`` 0 80 % of its free memory. ``cuda_dtype`` is the type of a GPU's
     weights, keys and values; decode graphs may take ``cuda_graph_bytes`` beside the pool.
     ``speculation``: whether steps verify guessed tokens: never, always ("ngram"), or where it pays
@@ -115,12 +116,14 @@ class DeviceSettings:
     cuda_graphs: bool = True
     cuda_graph_bytes: int = 2 << 30
     step_log: str = ""
+    cores: tuple[int, ...] = ()
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DeviceSettings:
         """What ``dataclasses.asdict`` made of one."""
-        return cls(**{**values, "schedule": ScheduleSettings(**values["schedule"])})
+        schedule, cores = ScheduleSettings(**values["schedule"]), tuple(values["cores"])
+        return cls(**{**values, "schedule": schedule, "cores": cores})
 
     @classmethod
     def of(cls, **values: Any) -> DeviceSettings:

@@ -28,7 +28,7 @@ class PrefixNews:
         self._number = 0
         self._told_at = 0.0
         self._changed: dict[int, int | None] = {}
-        """By block, in order: the block before one that is new; None for one that is gone."""
+        """By block: the one before it, if it is there and may be new; None if it is gone."""
         tree.listeners.append(self)
 
     # --- telling --------------------------------------------------------------------------------
@@ -77,7 +77,6 @@ class PrefixNews:
             return
         before = _before(node, first)
         for block in node.hashes[first - node.start :]:
-            self._changed.pop(block, None)  # to the end: behind the block before it
             self._changed[block] = before
             before = block
 

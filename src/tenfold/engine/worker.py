@@ -37,6 +37,8 @@ def main(descriptor: str) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _step_forward()
     settings = DeviceSettings.from_dict(json.loads(sys.stdin.readline()))
+    if settings.cores:
+        os.sched_setaffinity(0, settings.cores)
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
     stream = socket.socket(fileno=int(descriptor))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tenfold.core.messages import ModelOptions
-from tenfold.core.settings import DeviceSettings, ModelSetup
+from tenfold.core.settings import DeviceSettings, ModelSetup, Share
 from tenfold.fleet.catalogue import Catalogue, entries_of
 from tenfold.fleet.served import ModelSource
 from tenfold.fleet.service import Service
@@ -54,10 +54,13 @@ def build_service(
     """The service of one server. Every configured model must be in the store already."""
     store = Store(catalogue=Catalogue(entries_of(loaded.config.catalogue)))
     limits = Limits.from_settings(loaded.to_queue_settings(), loaded.to_clients())
-    return Service(
-        [device_settings(loaded.to_device_settings(), store)],
+    service = Service(
+        [device_settings(device, store) for device in loaded.to_devices()],
         [source_of(setup, store) for setup in loaded.to_models()],
         admission=AdmissionController(limits),
+        routing=loaded.to_routing(),
         make_worker=make_worker,
         find_source=lambda name, source: find_source(name, source, store),
     )
+    service.routing.set_shares(Share(c.name, c.weight) for c in loaded.to_clients())
+    return service

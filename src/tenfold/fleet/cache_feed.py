@@ -15,7 +15,7 @@ from tenfold.core.messages import PrefixUpdate
 from tenfold.scheduling.routing.base import RoutingPolicy
 
 AGAIN_SECONDS = 1.0
-"""A worker that was asked is not asked again before."""
+"""A worker that was asked and did not answer is not asked again before."""
 
 
 @dataclass(slots=True)
@@ -56,6 +56,8 @@ class CacheFeed:
         if applied is not None and update.number <= applied:
             return
         cache.latest = max(cache.latest, update.number)
+        if update.whole:
+            self._asked.pop(worker, None)
         if update.whole or update.number - 1 == applied:
             self._apply(worker, update)
             cache.applied = update.number

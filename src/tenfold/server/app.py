@@ -21,6 +21,7 @@ from tenfold.server.handlers import (
     status,
     tokens,
     ui,
+    workers,
 )
 from tenfold.server.openapi import document
 from tenfold.server.settings import ServerSettings
@@ -45,7 +46,7 @@ def create_app(backend: Backend, settings: ServerSettings, clock: Clock | None =
     state = ServerState.make(backend, settings, clock)
     app.state.server = state
     install_handlers(app)
-    for room in (chat, completions, embeddings, models, tokens, health, status, admin):
+    for room in (chat, completions, embeddings, models, tokens, health, status, admin, workers):
         app.include_router(room.router)
     app.include_router(ui.make_router())
     app.add_middleware(Envelope, state=state)

@@ -18,6 +18,7 @@ from tenfold.fleet.types import (
     GenerateRequest,
     ModelStatus,
     RequestInfo,
+    WorkerStatus,
 )
 
 
@@ -80,6 +81,12 @@ class Backend(Protocol):
 
     async def drain(self) -> None:
         """Stop admitting; returns when running requests are done."""
+        ...
+
+    def workers(self) -> list[WorkerStatus]: ...
+
+    def drain_worker(self, name: str, draining: bool = True) -> WorkerStatus:
+        """No new requests for this worker, or (False) new ones again. Raises NotFound."""
         ...
 
     async def stats(self) -> list[DeviceStats]: ...

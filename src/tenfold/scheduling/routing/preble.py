@@ -93,7 +93,7 @@ class PrebleLike(PrefixRouter):
     def evicted(self, worker: str, model: str, hashes: list[int]) -> None:
         super().evicted(worker, model, hashes)
         number = self.workers.number(worker)
-        if number is not None:
+        if hashes and number is not None:
             self._sums.full[number] = self._now
 
     # --- choosing -------------------------------------------------------------------------------

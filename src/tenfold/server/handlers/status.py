@@ -23,6 +23,7 @@ from tenfold.server.version import version
 
 OTHERS = "(other clients)"
 MAX_ROWS = 200
+_LOAD = ("running", "waiting", "weight_pages", "kv_pages")
 
 router = APIRouter(tags=["health"])
 
@@ -38,7 +39,7 @@ async def status(request: Request) -> Response:
 
 async def _report(state: ServerState, only: str | None) -> dict[str, Any]:
     devices = await state.stats.get()
-    loads = {model.name: model for device in devices for model in device.models}
+    loads = _summed(devices)
     live = [_masked(info, only) for info in state.backend.queue()]
     jain = {row.device: row.value for row in state.services.jain() if row.service == "computed"}
     now = state.clock.now()
@@ -56,6 +57,16 @@ async def _report(state: ServerState, only: str | None) -> dict[str, Any]:
     }
 
 
+def _summed(devices: list[DeviceStats]) -> dict[str, ModelStats]:
+    """Each model's load, over all devices that hold it."""
+    sums: dict[str, ModelStats] = {}
+    for load in (load for device in devices for load in device.models):
+        total = sums.setdefault(load.name, ModelStats(load.name, load.state))
+        for field in (*_LOAD, "generated_tokens"):
+            setattr(total, field, getattr(total, field) + getattr(load, field))
+    return sums
+
+
 def _masked(info: RequestInfo, only: str | None) -> dict[str, Any]:
     shown = asdict(info)
     if only is not None and info.client != only:
@@ -71,13 +82,11 @@ def _model(status: ModelStatus, load: ModelStats | None) -> dict[str, Any]:
         "state": status.state,
         "kind": facts.kind if facts else None,
         "device": status.device,
+        "devices": status.devices,
         "pinned": status.pinned,
         "has_chat_template": status.has_chat_template,
         "max_model_len": facts.context_length if facts else None,
-        "running": load.running,
-        "waiting": load.waiting,
-        "weight_pages": load.weight_pages,
-        "kv_pages": load.kv_pages,
+        **{field: getattr(load, field) for field in _LOAD},
         "generated_tokens": load.generated_tokens,
         "error": status.error,
     }
@@ -93,6 +102,10 @@ def _device(device: DeviceStats, jain: float | None) -> dict[str, Any]:
         "scratch_pages": device.scratch_pages,
         "rounds": device.rounds,
         "jain": jain,
+        "models": [
+            {"name": load.name, **{field: getattr(load, field) for field in _LOAD}}
+            for load in device.models
+        ],
     }
 
 

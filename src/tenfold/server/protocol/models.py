@@ -34,6 +34,7 @@ class ModelList(Reply):
 
 class AdminModelReply(ModelReply):
     device: str
+    devices: list[str]
     pinned: bool
     error: str
     weight_bytes: int | None
@@ -70,6 +71,7 @@ def admin_model_dict(status: ModelStatus) -> dict[str, Any]:
     return {
         **model_dict(status),
         "device": status.device,
+        "devices": status.devices,
         "pinned": status.pinned,
         "error": status.error,
         "weight_bytes": facts.weight_bytes if facts else None,

@@ -22,12 +22,14 @@ class VersionReply(Reply):
 
 
 class StatusModel(Reply):
-    """A model with its load; pages are physical pages of its device."""
+    """A model with its load, over all workers that hold it (``devices``); pages are physical pages.
+    ``device``: the first of those it belongs on."""
 
     name: str
     state: str
     kind: str | None
     device: str
+    devices: list[str]
     pinned: bool
     has_chat_template: bool
     max_model_len: int | None
@@ -37,6 +39,16 @@ class StatusModel(Reply):
     kv_pages: int
     generated_tokens: int
     error: str
+
+
+class StatusLoad(Reply):
+    """A model's part of one device."""
+
+    name: str
+    running: int
+    waiting: int
+    weight_pages: int
+    kv_pages: int
 
 
 class StatusDevice(Reply):
@@ -51,6 +63,7 @@ class StatusDevice(Reply):
     scratch_pages: int
     rounds: int
     jain: float | None
+    models: list[StatusLoad]
 
 
 class StatusClient(Reply):

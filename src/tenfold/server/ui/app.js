@@ -411,12 +411,15 @@ function showDevices(status) {
     const stack = make("div", "stack");
     const list = make("ul", "models");
     status.models.forEach((model, index) => {
-      if (model.device !== device.name) return;
+      const none = { running: 0, waiting: 0, weight_pages: 0, kv_pages: 0 };
+      const load = device.models.find((each) => each.name === model.name);
+      if (!load && model.device !== device.name) return;
+      const here = { ...model, ...(load || none) };
       const tone = `tone-${index % 6}`;
-      const pages = model.weight_pages + model.kv_pages;
+      const pages = here.weight_pages + here.kv_pages;
       const share = device.capacity_pages ? pages / device.capacity_pages : 0;
       stack.append(part(tone, share, `${model.name}: ${pages} pages`));
-      list.append(modelRow(model, device, tone));
+      list.append(modelRow(here, device, tone));
     });
     if (device.scratch_pages) {
       const share = device.scratch_pages / device.capacity_pages;
