@@ -15,14 +15,15 @@ Head = tuple[Key, str]
 class ClientQueues:
     """Requests by client, each client's sorted by a policy's ``key`` (see ``SortedQueue``).
 
-    The clients' first requests are kept sorted among each other, so that a pass over ten thousand
-    clients touches those it comes to. A change costs a binary search and a shift of pointers."""
+    The clients' first requests, ``heads``, are kept sorted among each other, so that a pass over
+    ten thousand clients touches those it comes to. A change costs a binary search and a shift of
+    pointers."""
 
     def __init__(self, key: Callable[[Waiting], int]) -> None:
         self._key = key
         self._queues: dict[str, SortedQueue] = {}
         self._clients: dict[str, str] = {}
-        self._heads: list[Head] = []
+        self.heads: list[Head] = []
 
     def add(self, w: Waiting) -> None:
         """Raises ValueError when a request with this id is queued already."""
@@ -62,18 +63,18 @@ class ClientQueues:
         new = None if queue is None else queue.first()
         if new != old:
             if old is not None:
-                del self._heads[bisect_left(self._heads, (old, client))]
+                del self.heads[bisect_left(self.heads, (old, client))]
             if new is not None:
-                insort(self._heads, (new, client))
+                insort(self.heads, (new, client))
 
     def get(self, id: str) -> Waiting | None:
         client = self._clients.get(id)
         return None if client is None else self._queues[client].get(id)
 
-    def head_after(self, head: Head | None) -> Head | None:
-        """The next head behind this place (None: the first), whether or not that is there."""
-        at = 0 if head is None else bisect_right(self._heads, head)
-        return self._heads[at] if at < len(self._heads) else None
+    def place_after(self, head: Head | None) -> int:
+        """The index in ``heads`` of what comes behind this one (None: of the first), whether or
+        not that is there."""
+        return 0 if head is None else bisect_right(self.heads, head)
 
     def after(self, client: str, key: Key | None) -> Key | None:
         """The client's first request behind this place, if it has one."""

@@ -234,10 +234,13 @@ class Deficits:
     # --- whose turn -----------------------------------------------------------------------------
     def eligible(self, client: str) -> bool:
         """Whether the client may be admitted now: it and all of its groups have credit."""
-        for node in self._leaf(client).path():
-            self._settle(node)
-            if node.credit <= 0:
+        node = self._leaves.get(client) or self._leaf(client)
+        while (parent := node.parent) is not None:  # ``path``, for a pass over many
+            if node.seen != parent.rounds:
+                self._settle(node)
+            if node.q <= node.pledged:
                 return False
+            node = parent
         return True
 
     def refill(self) -> bool:

@@ -191,9 +191,9 @@ class _Sweep:
         """The next request to try; None when nobody with credit has another one."""
         if (last := self._last) is not None and (last != self._head or last[0][-1] in self._queues):
             self._push(last[1], last[0])  # else it was a head, and the client has a new one
+        if self._deficits.refill():
+            self._rejoin()
         while True:
-            if self._deficits.refill():
-                self._rejoin()
             found = self._step()
             if found is None:
                 if not self._again:
@@ -201,9 +201,6 @@ class _Sweep:
                 self._begin()
                 continue
             key, client = found
-            if not self._deficits.eligible(client):
-                self._skipped.append(client)
-                continue
             self._at = key
             if key[-1] in self._tried:
                 self._push(client, key)
@@ -213,13 +210,20 @@ class _Sweep:
             return self._queues.get(key[-1])
 
     def _step(self) -> Head | None:
-        """One place on: the next head, or what comes earlier of a client that is past its head."""
-        head = self._queues.head_after(self._head)
-        if self._rest and (head is None or self._rest[0] < head):
-            return heappop(self._rest)
-        if head is not None:
-            self._head = head
-        return head
+        """On to a client with credit: the next head, or what comes earlier of one that is past its
+        head. There may be ten thousand clients without, so this loop is kept short."""
+        heads, rest, eligible = self._queues.heads, self._rest, self._deficits.eligible
+        at = self._queues.place_after(self._head)
+        while rest or at < len(heads):
+            if rest and (at == len(heads) or rest[0] < heads[at]):
+                found = heappop(rest)
+            else:
+                found = self._head = heads[at]
+                at += 1
+            if eligible(found[1]):
+                return found
+            self._skipped.append(found[1])
+        return None
 
     def _rejoin(self) -> None:
         """Some have credit again."""
