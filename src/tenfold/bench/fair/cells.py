@@ -1,8 +1,8 @@
 """What the comparison of fair policies runs: workloads, machines, and who competes.
 
-A *cell* is a workload on a machine. Real cells are scaled down to two cores and a model of 135 M
-parameters; simulated ones have the papers' lengths and an A100 per worker. The papers give neither
-rates nor numbers of clients nor, for their main figure, quanta: those here are our own.
+A *cell* is a set of workloads on a machine. Real cells are scaled down to two cores and a model of
+135 M parameters; simulated ones have the papers' lengths and an A100 for each worker. The papers
+give neither rates nor numbers of clients nor, for their main figure, quanta: those here are ours.
 """
 
 from __future__ import annotations
@@ -19,44 +19,11 @@ from tenfold.fleet.workloads.trees import TreeOfThoughts
 
 Admission = Literal["optimistic", "reserve"]
 
-QUANTUM = 1000.0
+QUANTUM = 2000.0
 """Q^u of every DLPM row: the one at which the paper's Figure 1 keeps 93 % of LPM's speed."""
 
 WORKER_QUANTUM = 4000.0
 """Q^w of every D2LPM row."""
-
-
-@dataclass(slots=True, frozen=True)
-class RealCell:
-    """``kv_bytes``: the memory for keys and values; a token of SmolLM2-135M in float16 takes
-    22.5 KiB. ``bad``: the client that misbehaves."""
-
-    name: str
-    about: str
-    workload: Workload
-    kv_bytes: int = 136 << 20
-    max_running: int = 16
-    bad: str = ""
-
-
-@dataclass(slots=True, frozen=True)
-class SimulatedCell:
-    name: str
-    about: str
-    workload: Workload
-    workers: int
-    seconds: float
-    bad: str = ""
-
-    def simulation(self, rival: Rival, seed: int) -> Simulation:
-        """The cell as ``fleet.simulator`` takes it."""
-        return Simulation(
-            ClusterSettings(workers=self.workers),
-            ScheduleSettings(policy=rival.policy, quantum=QUANTUM, admission=rival.admission),
-            RoutingSettings(policy=rival.routing, quantum=WORKER_QUANTUM),
-            RunSettings(seconds=self.seconds, warm_up=0.1 * self.seconds, seed=seed),
-            [self.workload],
-        )
 
 
 @dataclass(slots=True, frozen=True)
@@ -72,12 +39,42 @@ class Rival:
         return ScheduleSettings(policy=self.policy, quantum=QUANTUM, admission=self.admission)
 
 
+@dataclass(slots=True, frozen=True)
+class Cell:
+    """``bad``: what the names of clients that misbehave begin with. ``workers`` 0: this machine,
+    with ``kv_bytes`` for keys and values (a token of SmolLM2-135M takes 22.5 KiB in float16);
+    else so many simulated ones, for so many ``seconds``."""
+
+    name: str
+    about: str
+    workloads: tuple[Workload, ...]
+    bad: str
+    workers: int = 0
+    seconds: float = 40.0
+    kv_bytes: int = 90 << 20
+    max_running: int = 8
+
+    def simulation(self, rival: Rival, seed: int) -> Simulation:
+        """The cell as ``fleet.simulator`` takes it."""
+        return Simulation(
+            ClusterSettings(workers=self.workers),
+            rival.schedule(),
+            RoutingSettings(policy=rival.routing, quantum=WORKER_QUANTUM),
+            RunSettings(seconds=self.seconds, warm_up=WARM_UP * self.seconds, seed=seed),
+            list(self.workloads),
+        )
+
+
+WARM_UP = 0.1
+"""Of a run's time, that counts for nothing."""
+
 REAL_RIVALS = (
     Rival("fcfs", "fcfs"),
     Rival("lpm", "lpm"),
     Rival("k-lpm", "k-lpm"),
     Rival("vtc", "vtc"),
     Rival("dlpm", "dlpm"),
+    Rival("dlpm, optimistic", "dlpm", admission="optimistic"),
 )
 
 SIMULATED_RIVALS = (
@@ -89,68 +86,77 @@ SIMULATED_RIVALS = (
 )
 
 
-def real_cells() -> list[RealCell]:
-    tree = TreeOfThoughts(
-        clients=3, concurrent=4, scenario="requests", question=136, output=16, spread=0.2
+def _documents(name: str, clients: int, asks: int, tokens: int) -> LongContextQA:
+    """Closed loop; three questions under way about each document."""
+    return LongContextQA(
+        name=name,
+        clients=clients,
+        rate=0.0,
+        concurrent=asks,
+        open=asks // 3,
+        questions=12,
+        document=tokens,
+        question=24,
+        output=12,
     )
-    documents = LongContextQA(
-        clients=3, rate=0.0, concurrent=12, scenario="prefix", open=4, questions=12,
-        document=640, question=24, output=12, longer=2.0,
-    )  # fmt: skip
-    judge = Judge(clients=3, concurrent=6, scenario="requests", article=384, output=16)
+
+
+def real_cells() -> list[Cell]:
+    """One misbehaving client beside two others; all of them always have requests waiting."""
     return [
-        RealCell(
+        Cell(
+            "long-context QA, S1",
+            "2 clients with 12 questions each under way about 4 documents of 512 tokens, and one "
+            "with 48 about 16; answers of 12",
+            (_documents("good", 2, 12, 512), _documents("bad", 1, 48, 512)),
+            "bad",
+        ),
+        Cell(
+            "long-context QA, S2",
+            "2 clients with 12 questions each under way about 4 documents of 512 tokens, and one "
+            "whose documents have 1024; answers of 12",
+            (_documents("good", 2, 12, 512), _documents("bad", 1, 12, 1024)),
+            "bad",
+        ),
+        Cell(
             "tree-of-thoughts, S1",
             "3 clients with 4 trees each under way; client 0 branches by 4 (340 requests a tree), "
-            "the others by 2 (30); questions of 136 tokens, thoughts of 16",
-            tree,
-            bad="tree-0",
-        ),
-        RealCell(
-            "long-context QA, S2",
-            "3 clients with 12 questions each under way about 4 documents of 640 tokens; those of "
-            "client 0 are twice as long; answers of 12",
-            documents,
-            kv_bytes=180 << 20,
-            bad="qa-0",
-        ),
-        RealCell(
-            "LLM as judge, S1",
-            "3 clients with 6 articles of 384 tokens each under way; client 0 judges 16 "
-            "dimensions, the others 2; answers of 16",
-            judge,
-            bad="judge-0",
+            "the others by 2 (30); questions of 272 tokens, thoughts of 16",
+            (
+                TreeOfThoughts(
+                    clients=3, concurrent=4, scenario="requests", question=272, output=16
+                ),
+            ),
+            "tree-0",
         ),
     ]
 
 
-def simulated_cells() -> list[SimulatedCell]:
+def simulated_cells() -> list[Cell]:
+    """The papers' lengths on 8 and 2 workers."""
     return [
-        SimulatedCell(
+        Cell(
             "tree-of-thoughts, S1, 8 workers",
-            "3 clients with 8 trees each under way; client 0 branches by 4, the others by 2; the "
-            "paper's lengths",
-            TreeOfThoughts(clients=3, concurrent=8, scenario="requests"),
+            "3 clients with 8 trees each under way; client 0 branches by 4, the others by 2",
+            (TreeOfThoughts(clients=3, concurrent=8, scenario="requests"),),
+            "tree-0",
             workers=8,
-            seconds=240.0,
-            bad="tree-0",
+            seconds=200.0,
         ),
-        SimulatedCell(
+        Cell(
             "long-context QA, S2, 2 workers",
-            "3 clients with 12 questions each under way; documents of client 0 are twice as long; "
-            "the paper's lengths",
-            LongContextQA(clients=3, rate=0.0, concurrent=12, scenario="prefix"),
+            "3 clients with 12 questions each under way; documents of client 0 are twice as long",
+            (LongContextQA(clients=3, rate=0.0, concurrent=12, scenario="prefix"),),
+            "qa-0",
             workers=2,
-            seconds=900.0,
-            bad="qa-0",
+            seconds=600.0,
         ),
-        SimulatedCell(
+        Cell(
             "LLM as judge, S1, 8 workers",
-            "3 clients with 48 articles each under way; client 0 judges 16 dimensions, the others "
-            "2; the paper's lengths",
-            Judge(clients=3, concurrent=48, scenario="requests"),
+            "3 clients with 48 articles each under way; client 0 judges 16 dimensions, others 2",
+            (Judge(clients=3, concurrent=48, scenario="requests"),),
+            "judge-0",
             workers=8,
-            seconds=240.0,
-            bad="judge-0",
+            seconds=200.0,
         ),
     ]

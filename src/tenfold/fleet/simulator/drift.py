@@ -5,9 +5,9 @@ how much more one of them was served than the other, per unit of weight. Service
 bills, when it bills it: a prompt, without what was cached (with VTC as published, all of it), when
 it is admitted, however many steps its chunks take; output as it comes. The papers bound this for
 DLPM by 2 (U + Q), U = w_e L_input + w_q M (arXiv 2501.14312, Theorem 4.1), for VTC by
-2 max(w_e L_input, w_q M), on one worker; over K workers D2LPM's is K times DLPM's. M is the output
-that a client can have in flight: what memory was promised for, or as many longest answers as may
-run (U').
+2 max(w_e L_input, w_q M), on one worker; over K workers D2LPM's is K times DLPM's. M is what memory
+holds; for DLPM it is the output that a client can have in flight: what memory was promised for, or
+as many longest answers as may run (U').
 
 Output between a call's first and last token is taken as even, so a gap is exact to about a step's
 tokens. Does not know what the scheduler thought of all this.
@@ -65,15 +65,16 @@ class Limits:
         """For two clients of this weight, or more. The longest answer seen is taken as the longest
         that was asked for."""
         said = self.schedule
+        prompt = said.extend_weight * max((one.prompt_tokens for one in calls), default=0)
+        if said.policy == "vtc":
+            memory = said.output_weight * self.memory_tokens
+            return 2.0 * self.workers * max(prompt, memory) / least_weight
         flight = self.max_running * max((one.output_tokens for one in calls), default=0)
         if said.admission == "reserve":
             flight = min(flight, self.memory_tokens)
-        prompt = said.extend_weight * max((one.prompt_tokens for one in calls), default=0)
         output = said.output_weight * flight
         if said.policy == "dlpm":
             return 2.0 * self.workers * ((prompt + output) / least_weight + said.quantum)
-        if said.policy == "vtc":
-            return 2.0 * self.workers * max(prompt, output) / least_weight
         return 0.0
 
 
