@@ -14,7 +14,7 @@ from itertools import accumulate
 from tenfold.core.messages import Event, StepDone, TokenOutput
 from tenfold.engine.batcher import Batcher
 from tenfold.engine.instance import GenerateInstance
-from tenfold.engine.sequence import Sequence
+from tenfold.engine.sequence import Sequence, Tokens
 from tenfold.engine.simulated import SimulatedRunner
 from tenfold.kvcache.hashing import extend_hashes
 
@@ -23,36 +23,36 @@ FEWEST = 2
 
 
 class LeapingInstance(GenerateInstance):
-    """A simulated instance whose next ``step`` goes ``leap`` steps ahead, where that is set."""
+    """A simulated instance whose next ``step`` goes ``leap`` steps ahead, where that is set: at
+    most as many as ``ahead`` told just before."""
 
     leap = 0
+    _ends: list[float]
 
     def ahead(self) -> list[float]:
         """When each of the next steps ends, as far as nothing can happen in them but tokens and
         nothing arrives: with the last of them a request may end. Empty: that cannot be told."""
         batcher, runner = self.batcher, self.executor
-        plan = batcher.steady
+        plan = batcher.settle()
         if plan is None or not isinstance(runner, SimulatedRunner) or batcher.cache.windowed:
             return []
         steps = _steps_left(batcher)
         if steps < FEWEST:
             return []
         times = runner.costs.predict_decodes(plan.shape, steps)
-        return list(accumulate(times, initial=runner.clock.now()))[1:]
+        self._ends = list(accumulate(times, initial=runner.clock.now()))[1:]
+        return self._ends.copy()
 
     def step(self, peers: int) -> list[Event] | None:
         steps, self.leap = self.leap, 0
         if not steps:
             return super().step(peers)
         batcher, runner = self.batcher, self.executor
-        plan = batcher.steady
+        plan = batcher.settle()
         assert plan is not None and isinstance(runner, SimulatedRunner)
         began = runner.clock.now()
         seqs = [piece.seq for piece in plan.slices]
-        times = runner.costs.predict_decodes(plan.shape, steps)
-        ended = began
-        for seconds in times:
-            ended += seconds
+        ended = self._ends[steps - 1]
         runner.clock.move_to(ended)
         for piece in plan.slices:
             piece.start += steps
@@ -147,7 +147,7 @@ class _Leap:
         if seq.tokens.length >= (len(seq.hashes) + 1) * block:
             extend_hashes(seq.hashes, seq.tokens.view(), block, seq.request.namespace)
 
-    def _land(self, seq: Sequence, tokens: list[int]) -> TokenOutput:
+    def _land(self, seq: Sequence, tokens: Tokens) -> TokenOutput:
         assert seq.kv is not None
         seq.computed += self.steps
         self._hash(seq)
@@ -155,4 +155,4 @@ class _Leap:
         ends = seq.tokens.length >= seq.limit
         if ends:
             self.batcher.drop(seq.request.id)
-        return TokenOutput(seq.request.id, tokens, "length" if ends else None)
+        return TokenOutput(seq.request.id, tokens.tolist(), "length" if ends else None)

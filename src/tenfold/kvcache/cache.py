@@ -130,7 +130,8 @@ class KVCache:
         ``tokens`` and ``hashes`` describe the whole sequence and must reach ``computed``. Raises
         ValueError when ``computed`` runs back or past what is reserved.
         """
-        _check_open(seq)
+        if seq.closed:
+            _check_open(seq)
         full, begun = divmod(computed, self.block_tokens)
         if begun > 1 and computed == seq.computed + 1 and not self._windows:
             seq.computed = computed  # inside a block that is reserved: nothing else changes
