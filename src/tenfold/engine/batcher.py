@@ -223,17 +223,13 @@ class Batcher:
     def has_work(self) -> bool:
         return bool(self.sequences)
 
-    def settle(self) -> StepPlan | None:
-        """The plan of which the next one is the same a token further, where everybody decodes and
-        nobody waits: the last one, or what that would have been. None: it is not so."""
-        if self._steady is None and self.running and len(self.running) == len(self.sequences):
-            self.running.sort(key=_AGE)
-            if self.drafts is None and all(seq.decoding for seq in self.running):
-                slices = [Slice(seq, seq.computed - 1, 1) for seq in self.running]
-                rows, context = len(slices), sum(seq.computed for seq in self.running)
-                shape = StepShape(decode_rows=rows, decode_context=context, sequences=rows)
-                self._steady = StepPlan(slices, shape)
-        return self._steady
+    def unsettle(self) -> None:
+        """Sequences were moved on without a plan: the next step is planned anew."""
+        self._steady = None
+
+    def order(self) -> None:
+        """Sort what runs by age, as every plan does."""
+        self.running.sort(key=_AGE)
 
     # --- deciding a step ------------------------------------------------------------------------
     def plan(self, peers: int = 1) -> StepPlan | None:
@@ -243,7 +239,7 @@ class Batcher:
         if self._steady is not None and self._moved_on(self._steady):
             return self._steady
         self._steady = None
-        self.running.sort(key=_AGE)
+        self.order()
         slices = list(self._decodes())
         while slices and not self._lent(len(slices), len(slices)):
             self.preempt(slices.pop().seq)
