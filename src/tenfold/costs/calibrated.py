@@ -44,6 +44,7 @@ class Calibrated:
     costs: StepCosts
     model: str = ""
     machine: str = ""
+    threads: int = 0
     steps: int = 0
     kept_out: int = 0
     mape: float = 0.0
@@ -66,11 +67,11 @@ def fit_costs(log: Sequence[Step], *, model: str = "", machine: str = "") -> Cal
         costs,
         model,
         machine,
-        len(log),
-        len(kept),
-        float(np.mean(errors)),
-        float(np.median(errors)),
-        float(predicted.sum() / seconds.sum() - 1),
+        steps=len(log),
+        kept_out=len(kept),
+        mape=float(np.mean(errors)),
+        median_error=float(np.median(errors)),
+        total_error=float(predicted.sum() / seconds.sum() - 1),
     )
 
 

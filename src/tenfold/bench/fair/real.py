@@ -18,6 +18,7 @@ from tenfold.fleet.workers import LocalWorker
 from tenfold.fleet.workloads.outcome import Run
 from tenfold.scheduling.admission import AdmissionController, Limits
 
+
 async def run_real(
     path: Path, cell: RealCell, rival: Rival, seed: int, seconds: float, threads: int
 ) -> Run:
