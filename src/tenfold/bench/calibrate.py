@@ -1,4 +1,4 @@
-"""Fits this machine's step costs: a real model serves a short standard workload, and logs its steps.
+"""This machine's step costs: a real model serves a short standard workload, and logs its steps.
 
 The model is in a worker process of its own, as served; HTTP is left out. Traffic goes through the
 sizes of steps that serving makes: from one sequence to many, prompts of all lengths, from the cache
@@ -66,7 +66,8 @@ async def calibrate(
     standard: Standard | None = None,
     progress: Progress | None = None,
 ) -> Calibrated:
-    """About a minute. ``name``: of the model, for the file. Raises what loading raises, and ConfigError when too few steps were made."""
+    """About a minute. ``name``: of the model, for the file. Raises what loading raises, and
+    ConfigError when too few steps were made."""
     standard = standard or Standard()
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "steps.jsonl"
