@@ -347,7 +347,7 @@ def simulate_check(
     seed: Annotated[int, typer.Option(help="Draws the workload.")] = 0,
     out: Out = Path("bench"),
 ) -> None:
-    """Whether a simulation ranks the policies as this machine does (smollm2-135m, a few clients)."""
+    """Does a simulation rank the policies as this machine does (smollm2-135m, a few clients)?"""
     from rich.console import Console
     from rich.table import Table
 

@@ -142,13 +142,13 @@ def simulation(on: RealCell, rival: Rival, costs: Path, seconds: float, seed: in
 
 def compare(found: Check) -> Check:
     """Fill in the errors and who is ranked otherwise."""
-    for name, real in found.real.items():
-        found.latency_error[name] = found.simulated[name].latency_p50 / real.latency_p50 - 1
+    for name, measured in found.real.items():
+        found.latency_error[name] = found.simulated[name].latency_p50 / measured.latency_p50 - 1
     for measure in RANKED:
-        real, simulated = (_column(side, measure) for side in (found.real, found.simulated))
-        for a, b in combinations(real, 2):
+        real, model = _column(found.real, measure), _column(found.simulated, measure)
+        for a, b in combinations(found.real, 2):
             apart = abs(real[a] - real[b]) > APART * max(real[a], real[b])
-            if apart and (real[a] < real[b]) != (simulated[a] < simulated[b]):
+            if apart and (real[a] < real[b]) != (model[a] < model[b]):
                 found.swapped.append((measure, a, b))
     return found
 
