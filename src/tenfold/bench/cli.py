@@ -332,3 +332,58 @@ def quality(
     typer.echo(f"written: {out / 'quality.json'}, {out / 'quality.png'}")
     if not all_met(found):
         raise typer.Exit(1)
+
+
+@app.command("simulate-check")
+def simulate_check(
+    model: Annotated[
+        str, typer.Option(help="Catalogue name or path; SmolLM2-135M's shape.")
+    ] = "smollm2-135m",
+    costs: Annotated[
+        Path | None, typer.Option(help="What doctor --calibrate wrote. Default: calibrate first.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Of each run, real and simulated.")] = 40.0,
+    threads: Threads = 0,
+    seed: Annotated[int, typer.Option(help="Draws the workload.")] = 0,
+    out: Out = Path("bench"),
+) -> None:
+    """Does a simulation rank the policies as this machine does (smollm2-135m, a few clients)?"""
+    from rich.console import Console
+    from rich.table import Table
+
+    from tenfold.bench.calibrate import calibrate
+    from tenfold.bench.plot import check_plot
+    from tenfold.bench.report import write_json
+    from tenfold.bench.simulate_check import RANKED, check
+    from tenfold.costs.calibrated import load_costs, save_costs
+    from tenfold.fleet.assemble import find_source
+
+    path = Path(find_source(model).path)
+    if costs is None:
+        costs = out / "step-costs.json"
+        typer.echo("calibrating", err=True)
+        save_costs(asyncio.run(calibrate(path, name=model, threads=threads)), costs)
+
+    def say(policy: str) -> None:
+        typer.echo(f"{policy}: {seconds:g} s on this machine, then simulated", err=True)
+
+    found = asyncio.run(
+        check(path, costs, seconds=seconds, threads=threads, seed=seed, progress=say)
+    )
+    table = Table(title=f"{model}: real | simulated")
+    for column in ("policy", *RANKED, "latency_p50", "error"):
+        table.add_column(column)
+    for name, real in found.real.items():
+        pairs = [(getattr(real, m), getattr(found.simulated[name], m)) for m in RANKED]
+        pairs.append((real.latency_p50, found.simulated[name].latency_p50))
+        shown = [f"{a:,.3g} | {b:,.3g}" for a, b in pairs]
+        table.add_row(name, *shown, f"{found.latency_error[name]:+.1%}")
+    Console().print(table)
+    for measure, a, b in found.swapped:
+        typer.echo(f"{measure}: {a} and {b} are ranked otherwise")
+    body = found.to_json() | {"seconds": seconds, "costs": load_costs(costs).to_json()}
+    write_json(out / "simulate-check.json", "simulate-check", body)
+    check_plot(found.to_json(), RANKED, out / "simulate-check.png", f"{model}: real and simulated")
+    typer.echo(f"written: {out / 'simulate-check.json'}, {out / 'simulate-check.png'}")
+    if not found.passed:
+        raise typer.Exit(1)

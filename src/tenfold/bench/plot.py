@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,22 @@ def simulation_plot(summary: RunSummary, line: Series, path: Path, title: str) -
     right.set(xticks=range(len(shown)), ylabel="share of prompt tokens", ylim=(0, 1))
     right.set_xticklabels(shown, rotation=45, ha="right", fontsize=8)
     right.set_title(f"from the cache: {summary.hit_rate:.0%} in all", fontsize=10)
+    figure.suptitle(title)
+    _save(figure, pyplot, path)
+
+
+def check_plot(found: dict[str, Any], measures: Sequence[str], path: Path, title: str) -> None:
+    """A panel a measure, a pair of bars a policy: real and simulated."""
+    pyplot = _pyplot()
+    count = len(measures)
+    figure, panels = pyplot.subplots(1, count, figsize=(3.6 * count, 3.6), layout="constrained")
+    for axes, measure in zip(panels, measures, strict=True):
+        names = list(found["real"])
+        for offset, side in ((-0.2, "real"), (0.2, "simulated")):
+            heights = [found[side][name][measure] for name in names]
+            axes.bar([i + offset for i in range(len(names))], heights, 0.38, label=side)
+        axes.set(xticks=range(len(names)), xticklabels=names, title=measure)
+    panels[0].legend(frameon=False)
     figure.suptitle(title)
     _save(figure, pyplot, path)
 

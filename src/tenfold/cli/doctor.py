@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
-from tenfold.cli.options import ConfigFile, Json, Sets
-from tenfold.cli.output import print_json, print_table
+from tenfold.cli.options import DEFAULT_MODEL, ConfigFile, Json, Sets
+from tenfold.cli.output import print_json, print_pairs, print_table
 
 if TYPE_CHECKING:
     from tenfold.core.config import LoadedConfig
@@ -28,6 +29,49 @@ _PACKAGES = (
 )
 
 
+def _calibrate(model: str, out: Path, as_json: bool) -> None:
+    import asyncio
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from tenfold.bench.calibrate import STREAMS, Standard, calibrate
+    from tenfold.costs.calibrated import save_costs
+    from tenfold.fleet.assemble import find_source
+
+    path = Path(find_source(model).path)
+    standard = Standard()
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(f"serving {model}", total=len(STREAMS) * standard.seconds)
+        found = asyncio.run(
+            calibrate(
+                path,
+                name=model,
+                standard=standard,
+                progress=lambda behind: bar.update(task, completed=behind),
+            )
+        )
+    save_costs(found, out)
+    if as_json:
+        print_json(found)
+        return
+    costs = found.costs
+    rows = [
+        ("a step", f"{1e3 * costs.base:.3f} ms"),
+        ("a prompt token", f"{1e6 * costs.prefill_token:.1f} us"),
+        ("a decoding sequence", f"{1e6 * costs.decode_row:.1f} us"),
+        ("a token it reads", f"{1e9 * costs.decode_context:.1f} ns"),
+        ("a prompt token's token behind it", f"{1e9 * costs.prefill_context:.1f} ns"),
+    ]
+    print_pairs(rows)
+    typer.echo(
+        f"{found.steps} steps; on the {found.kept_out} that were kept out the error is "
+        f"{found.median_error:.1%} (median), {found.mape:.1%} (mean), {found.total_error:+.1%} of "
+        f"their sum"
+    )
+    typer.echo(f"written: {out}")
+
+
 class Finding(NamedTuple):
     """One line. "missing" is essential and makes the verb fail; "note" only costs something."""
 
@@ -42,12 +86,28 @@ def doctor(
     every: Annotated[
         bool, typer.Option("--all", help="Show settings at their default too.")
     ] = False,
+    calibrate: Annotated[
+        bool,
+        typer.Option("--calibrate", help="Measure what steps cost here instead (a minute)."),
+    ] = False,
+    model: Annotated[
+        str, typer.Option(help="With --calibrate: the model to measure with.")
+    ] = DEFAULT_MODEL,
+    out: Annotated[Path, typer.Option(help="With --calibrate: where the costs go.")] = Path(
+        "step-costs.json"
+    ),
     as_json: Json = False,
 ) -> None:
     """Look at the machine, the installation, the store and the settings.
 
+    With --calibrate, a model serves a short standard workload, and the costs of its steps are
+    written to a file that a simulation's [cluster] can name as its device.
+
     Exit code 1 when something essential is missing.
     """
+    if calibrate:
+        _calibrate(model, out, as_json)
+        return
     from tenfold.cli.fetch import open_store
     from tenfold.core.config import load_config
 

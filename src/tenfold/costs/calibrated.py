@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,11 +45,15 @@ class Calibrated:
     costs: StepCosts
     model: str = ""
     machine: str = ""
+    threads: int = 0
     steps: int = 0
     kept_out: int = 0
     mape: float = 0.0
     median_error: float = 0.0
     total_error: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        return {"format": FORMAT, **asdict(self)}
 
 
 def fit_costs(log: Sequence[Step], *, model: str = "", machine: str = "") -> Calibrated:
@@ -66,11 +71,11 @@ def fit_costs(log: Sequence[Step], *, model: str = "", machine: str = "") -> Cal
         costs,
         model,
         machine,
-        len(log),
-        len(kept),
-        float(np.mean(errors)),
-        float(np.median(errors)),
-        float(predicted.sum() / seconds.sum() - 1),
+        steps=len(log),
+        kept_out=len(kept),
+        mape=float(np.mean(errors)),
+        median_error=float(np.median(errors)),
+        total_error=float(predicted.sum() / seconds.sum() - 1),
     )
 
 
@@ -118,7 +123,7 @@ def _row(shape: StepShape) -> list[float]:
 
 def save_costs(found: Calibrated, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"format": FORMAT, **asdict(found)}, indent=2) + "\n")
+    path.write_text(json.dumps(found.to_json(), indent=2) + "\n")
 
 
 def load_costs(path: Path) -> Calibrated:

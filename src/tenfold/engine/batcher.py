@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from heapq import heappop, heappush
 from math import inf
+from operator import attrgetter
 from typing import Protocol
 
 from tenfold.core.clock import Clock
@@ -45,6 +46,8 @@ so whatever the models do to each other for pages, one of their sequences always
 UNWATCHED = 4.0
 """A step may take so many times the inter-token target where nobody on the device decodes: no one
 waits for a next token, and longer chunks of prompts are computed faster."""
+
+_AGE = attrgetter("age")
 
 MOST_REFUSALS = 8
 """Prompts found too large for what is free, after which a step looks at no more of the queue."""
@@ -220,10 +223,13 @@ class Batcher:
     def has_work(self) -> bool:
         return bool(self.sequences)
 
-    @property
-    def steady(self) -> StepPlan | None:
-        """The last plan, if the next step is the same one a token further."""
-        return self._steady
+    def unsettle(self) -> None:
+        """Sequences were moved on without a plan: the next step is planned anew."""
+        self._steady = None
+
+    def order(self) -> None:
+        """Sort what runs by age, as every plan does."""
+        self.running.sort(key=_AGE)
 
     # --- deciding a step ------------------------------------------------------------------------
     def plan(self, peers: int = 1) -> StepPlan | None:
@@ -233,7 +239,7 @@ class Batcher:
         if self._steady is not None and self._moved_on(self._steady):
             return self._steady
         self._steady = None
-        self.running.sort(key=lambda seq: seq.age)
+        self.order()
         slices = list(self._decodes())
         while slices and not self._lent(len(slices), len(slices)):
             self.preempt(slices.pop().seq)
@@ -251,7 +257,8 @@ class Batcher:
         room = self.settings.max_step_tokens - shape.decode_rows - shape.draft_tokens
         for piece in self._prefills(shape, seconds, room):
             slices.append(piece)
-        return StepPlan(slices, _shape(slices)) if slices else None
+            _add(shape, piece)
+        return StepPlan(slices, shape) if slices else None
 
     def _moved_on(self, plan: StepPlan) -> bool:
         """Take every sequence of a steady plan one token further, in place: most steps are such.
@@ -272,9 +279,11 @@ class Batcher:
 
     def _draft(self, slices: list[Slice], peers: int) -> StepShape:
         """Give decoding slices drafts where the model speculates; the shape of the outcome."""
-        shape = _shape(slices)
         if self.drafts is None or not slices:
-            return shape
+            starts = [piece.start for piece in slices]
+            rows = len(starts)
+            return StepShape(decode_rows=rows, decode_context=sum(starts) + rows, sequences=rows)
+        shape = _shape(slices)
         self.drafts.add(
             slices,
             self.cache,
@@ -307,10 +316,12 @@ class Batcher:
         return True
 
     def _decodes(self) -> Iterator[Slice]:
+        block = self.settings.block_tokens
         for seq in list(self.running):
             if seq.kv is None or not seq.decoding:
                 continue
-            if self._reserve(seq, seq.tokens.length):
+            # Inside a block that was begun there is room.
+            if seq.computed % block or self._reserve(seq, seq.tokens.length):
                 yield Slice(seq, seq.computed, 1)
             else:
                 self.preempt(seq)
@@ -510,10 +521,11 @@ class Batcher:
     def _advance(self, seq: Sequence, start: int, computed: int) -> None:
         assert seq.kv is not None
         seq.computed = computed
-        prompt_done = min(computed, seq.prompt_tokens)
-        if prompt_done > max(start, seq.billed):
-            self._bill(seq, max(start, seq.billed), prompt_done)
-        seq.billed = max(seq.billed, prompt_done)
+        if seq.billed < seq.prompt_tokens:
+            prompt_done = min(computed, seq.prompt_tokens)
+            if prompt_done > max(start, seq.billed):
+                self._bill(seq, max(start, seq.billed), prompt_done)
+            seq.billed = max(seq.billed, prompt_done)
         self.cache.advance(seq.kv, seq.tokens.view(), seq.hashes, computed)
 
     def _bill(self, seq: Sequence, first: int, upto: int) -> None:
@@ -596,15 +608,20 @@ def _hash_prompt(request: EngineRequest, tokens: Tokens, block_tokens: int) -> l
 def _shape(slices: list[Slice]) -> StepShape:
     shape = StepShape()
     for piece in slices:
-        if piece.seq.decoding:
-            shape.decode_rows += 1
-            shape.decode_context += piece.start + 1
-            shape.sequences += 1
+        _add(shape, piece)
+    return shape
+
+
+def _add(shape: StepShape, piece: Slice) -> None:
+    if piece.seq.decoding:
+        shape.decode_rows += 1
+        shape.decode_context += piece.start + 1
+        shape.sequences += 1
+        if piece.draft:
             shape.draft_tokens += len(piece.draft)
             shape.prefill_context += len(piece.draft) * piece.start
-        else:
-            _add_prefill(shape, piece.count, piece.start)
-    return shape
+    else:
+        _add_prefill(shape, piece.count, piece.start)
 
 
 def _add_prefill(shape: StepShape, chunk: int, context: int) -> None:

@@ -10,9 +10,10 @@ computed.
 from __future__ import annotations
 
 from itertools import accumulate
+from typing import Any, NamedTuple
 
 from tenfold.core.messages import Event, StepDone, TokenOutput
-from tenfold.engine.batcher import Batcher
+from tenfold.costs.step import StepShape
 from tenfold.engine.instance import GenerateInstance
 from tenfold.engine.sequence import Sequence
 from tenfold.engine.simulated import SimulatedRunner
@@ -22,98 +23,102 @@ FEWEST = 2
 """Shorter leaps are steps."""
 
 
-class LeapingInstance(GenerateInstance):
-    """A simulated instance whose next ``step`` goes ``leap`` steps ahead, where that is set."""
+class _BlockEvent(NamedTuple):
+    """Before step ``step`` a sequence needs a block, or (``fills``) behind it has filled one."""
 
-    leap = 0
+    step: int
+    fills: bool
+    place: int
+
+
+class LeapingInstance(GenerateInstance):
+    """A simulated instance whose next ``step`` goes ``leap`` steps ahead, where that is set: at
+    most as many as ``ahead`` told just before."""
+
+    executor: SimulatedRunner
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.leap = 0
+        self._ends: list[float] = []
 
     def ahead(self) -> list[float]:
         """When each of the next steps ends, as far as nothing can happen in them but tokens and
         nothing arrives: with the last of them a request may end. Empty: that cannot be told."""
-        batcher, runner = self.batcher, self.executor
-        plan = batcher.steady
-        if plan is None or not isinstance(runner, SimulatedRunner) or batcher.cache.windowed:
+        batcher = self.batcher
+        running = batcher.running
+        if not running or len(running) < len(batcher.sequences) or batcher.drafts is not None:
             return []
-        steps = _steps_left(batcher)
-        if steps < FEWEST:
+        left, context = 1 << 60, 0
+        for seq in running:
+            length = seq.tokens.length
+            if seq.computed != length - 1 or length <= seq.prompt_tokens or not _plain(seq):
+                return []  # a prompt is unfinished, or the answer may end in another way
+            left = min(left, seq.limit - length)
+            context += seq.computed
+        if left < FEWEST or not self._fits(left):
             return []
-        times = runner.costs.predict_decodes(plan.shape, steps)
-        return list(accumulate(times, initial=runner.clock.now()))[1:]
+        # As of the step before the first one: each sees itself and what is computed of it.
+        shape = StepShape(0, 0, len(running), context, len(running))
+        seconds = self.executor.costs.predict_decodes(shape, left)
+        self._ends = list(accumulate(seconds, initial=self.executor.clock.now()))
+        return self._ends[1:]
+
+    def _fits(self, steps: int) -> bool:
+        """Whether there is memory for so many more tokens of every sequence."""
+        cache, block = self.batcher.cache, self.batcher.settings.block_tokens
+        wanted = longest = 0
+        for seq in self.batcher.running:
+            upto = seq.computed + steps
+            longest = max(longest, upto)
+            assert seq.kv is not None
+            wanted += -(-upto // block) - seq.kv.tables[0].size
+        if cache.windowed or wanted * block > cache.free_tokens():
+            return False
+        return cache.can_ever_hold(longest + 1)
 
     def step(self, peers: int) -> list[Event] | None:
         steps, self.leap = self.leap, 0
         if not steps:
             return super().step(peers)
-        batcher, runner = self.batcher, self.executor
-        plan = batcher.steady
-        assert plan is not None and isinstance(runner, SimulatedRunner)
-        began = runner.clock.now()
-        seqs = [piece.seq for piece in plan.slices]
-        times = runner.costs.predict_decodes(plan.shape, steps)
-        ended = began
-        for seconds in times:
-            ended += seconds
-        runner.clock.move_to(ended)
-        for piece in plan.slices:
-            piece.start += steps
-        plan.shape.decode_context += steps * plan.shape.decode_rows
-        outputs = _Leap(batcher, runner, seqs, steps).run()
-        self._count(steps, ended - began, outputs)
+        clock = self.executor.clock
+        began, ended = clock.now(), self._ends[steps]
+        clock.move_to(ended)
+        self.batcher.unsettle()
+        self.batcher.order()
+        outputs = self._leap(self.batcher.running.copy(), steps)
+        totals = self.totals
+        totals.steps += steps
+        totals.step_seconds += ended - began
+        totals.predicted_seconds += ended - began
+        totals.generated_tokens += steps * len(outputs)
         done = StepDone(self.facts.name, ended, [], outputs)
-        ending = any(output.finish for output in outputs)
+        ending = len(self.batcher.running) < len(outputs)
         news = self.news.changes(ended, at_once=ending)
         return self._close_out([done] if news is None else [news, done], [])
 
-    def _count(self, steps: int, seconds: float, outputs: list[TokenOutput]) -> None:
-        totals = self.totals
-        totals.steps += steps
-        totals.step_seconds += seconds
-        totals.predicted_seconds += seconds
-        totals.generated_tokens += steps * len(outputs)
-
-
-def _steps_left(batcher: Batcher) -> int:
-    """Steps until the first of the running requests ends, by its length alone; 0 where one may end
-    in another way, or where memory for all of them is not sure."""
-    block = batcher.settings.block_tokens
-    left = min(seq.limit - seq.tokens.length for seq in batcher.running)
-    wanted, longest = 0, 0
-    for seq in batcher.running:
-        sampling = seq.request.sampling
-        if not sampling.ignore_eos or sampling.stop_token_ids or seq.request.deadline is not None:
-            return 0
-        assert seq.kv is not None
-        upto = seq.computed + left
-        longest = max(longest, upto)
-        wanted += -(-upto // block) - seq.kv.tables[0].size
-    cache = batcher.cache
-    if not cache.can_ever_hold(longest + 1) or wanted * block > cache.free_tokens():
-        return 0
-    return left
-
-
-class _Leap:
-    """One leap of sequences that all decode: what so many single steps would do, in their order."""
-
-    def __init__(
-        self, batcher: Batcher, runner: SimulatedRunner, seqs: list[Sequence], steps: int
-    ) -> None:
-        self.batcher = batcher
-        self.seqs = seqs
-        self.steps = steps
-        self.tokens = [runner.tokens_ahead(seq, steps) for seq in seqs]
-
-    def run(self) -> list[TokenOutput]:
-        for seq, tokens in zip(self.seqs, self.tokens, strict=True):
-            seq.tokens.extend(tokens)
-        self._blocks()
+    def _leap(self, seqs: list[Sequence], steps: int) -> list[TokenOutput]:
+        """What so many single steps would do, in their order."""
+        block = self.batcher.settings.block_tokens
+        events: list[_BlockEvent] = []
         counts: dict[str, int] = {}
-        for seq in self.seqs:
-            counts[seq.request.client] = counts.get(seq.request.client, 0) + 1
-        self._decoded({client: n * (self.steps - 1) for client, n in counts.items()})
-        outputs = [
-            self._land(seq, tokens) for seq, tokens in zip(self.seqs, self.tokens, strict=True)
-        ]
+        tokens = []
+        for place, seq in enumerate(seqs):
+            more = self.executor.tokens_ahead(seq, steps)
+            tokens.append(more)
+            seq.tokens.extend(more)
+            client = seq.request.client
+            counts[client] = counts.get(client, 0) + 1
+            inside = seq.computed % block
+            if not inside or inside + steps > block:
+                events += _block_events(place, inside, steps, block)
+        if events:
+            self._blocks(sorted(events), seqs)
+        self._decoded({client: n * (steps - 1) for client, n in counts.items()})
+        outputs = []
+        for seq, more in zip(seqs, tokens, strict=True):
+            ends = self._land(seq, seq.computed + steps)
+            outputs.append(TokenOutput(seq.request.id, more.tolist(), "length" if ends else None))
         self._decoded(counts)
         return outputs
 
@@ -121,19 +126,11 @@ class _Leap:
         self.batcher.policy.decoded(counts)
         self.batcher.books.decoded(counts)
 
-    def _blocks(self) -> None:
-        """Take blocks, and hand full ones to the tree, in the order of single steps: those that a
-        step needs before it, those that it fills behind it. The last step's are ``_land``'s."""
-        block, steps = self.batcher.settings.block_tokens, self.steps
-        due: list[tuple[int, int, int]] = []
-        for place, seq in enumerate(self.seqs):
-            inside = seq.computed % block
-            due += [(step, 0, place) for step in range((-inside) % block, steps, block)]
-            due += [(step, 1, place) for step in range(block - inside - 1, steps - 1, block)]
-        due.sort()
+    def _blocks(self, events: list[_BlockEvent], seqs: list[Sequence]) -> None:
+        """Take blocks, and hand full ones to the tree, in the order of single steps."""
         cache = self.batcher.cache
-        for step, fills, place in due:
-            seq = self.seqs[place]
+        for step, fills, place in events:
+            seq = seqs[place]
             assert seq.kv is not None
             position = seq.computed + step
             if fills:
@@ -147,12 +144,29 @@ class _Leap:
         if seq.tokens.length >= (len(seq.hashes) + 1) * block:
             extend_hashes(seq.hashes, seq.tokens.view(), block, seq.request.namespace)
 
-    def _land(self, seq: Sequence, tokens: list[int]) -> TokenOutput:
+    def _land(self, seq: Sequence, computed: int) -> bool:
+        """The last step of one sequence. True: it has ended."""
         assert seq.kv is not None
-        seq.computed += self.steps
-        self._hash(seq)
-        self.batcher.cache.advance(seq.kv, seq.tokens.view(), seq.hashes, seq.computed)
-        ends = seq.tokens.length >= seq.limit
-        if ends:
-            self.batcher.drop(seq.request.id)
-        return TokenOutput(seq.request.id, tokens, "length" if ends else None)
+        seq.computed = computed
+        if not computed % self.batcher.settings.block_tokens:
+            self._hash(seq)
+        self.batcher.cache.advance(seq.kv, seq.tokens.view(), seq.hashes, computed)
+        if seq.tokens.length < seq.limit:
+            return False
+        self.batcher.drop(seq.request.id)
+        return True
+
+
+def _plain(seq: Sequence) -> bool:
+    """Whether only its length ends the sequence."""
+    request = seq.request
+    sampling = request.sampling
+    return sampling.ignore_eos and not sampling.stop_token_ids and request.deadline is None
+
+
+def _block_events(place: int, inside: int, steps: int, block: int) -> list[_BlockEvent]:
+    """``inside``: positions of the current block that are computed. What the last step fills is
+    its landing's."""
+    taken = [_BlockEvent(step, False, place) for step in range((-inside) % block, steps, block)]
+    filled = range(block - inside - 1, steps - 1, block)
+    return taken + [_BlockEvent(step, True, place) for step in filled]

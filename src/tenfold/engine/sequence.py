@@ -35,7 +35,7 @@ class TokenBuffer:
         self._data[self.length] = token
         self.length += 1
 
-    def extend(self, tokens: Seq[int]) -> None:
+    def extend(self, tokens: Tokens) -> None:
         need = self.length + len(tokens)
         if need > len(self._data):
             grown = np.empty(max(need, 2 * len(self._data)), dtype=np.int32)
@@ -74,15 +74,13 @@ class Sequence:
     """Prompt positions already charged to the client: a recompute is never charged again."""
     track: Track | None = None
     """Its guessed tokens, where the model speculates."""
+    age: tuple[int, int] = field(init=False)
+    """Orders all sequences of a device: the largest is the first to give way."""
+    prompt_tokens: int = field(init=False)
 
-    @property
-    def age(self) -> tuple[int, int]:
-        """Orders all sequences of a device: the largest is the first to give way."""
-        return self.request.priority, self.waiting.order
-
-    @property
-    def prompt_tokens(self) -> int:
-        return len(self.request.prompt)
+    def __post_init__(self) -> None:
+        self.age = (self.request.priority, self.waiting.order)
+        self.prompt_tokens = len(self.request.prompt)
 
     @property
     def generated(self) -> int:
@@ -90,7 +88,8 @@ class Sequence:
 
     @property
     def decoding(self) -> bool:
-        return self.computed == self.tokens.length - 1 and self.generated > 0
+        length = self.tokens.length
+        return self.computed == length - 1 and length > self.prompt_tokens
 
 
 @dataclass(slots=True)

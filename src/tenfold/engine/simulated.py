@@ -9,15 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 
+import numpy as np
+
 from tenfold.core.clock import VirtualClock
 from tenfold.costs.step import StepModel
 from tenfold.engine.executor import StepTime
-from tenfold.engine.sequence import Choice, Sequence, Slice, StepPlan
+from tenfold.engine.sequence import Choice, Sequence, Slice, StepPlan, Tokens
+
+_TOKENS, _STRIDE, _INVERSE = 97, 31, 72
+"""Made-up tokens lie below a prime and go round it; stride x inverse is 1 modulo the prime."""
+
+_LONGEST = 4096
 
 
 def _counting(seq: Sequence, ahead: int) -> int:
     """A token that depends only on the sequence's own prompt and position."""
-    return ((seq.tokens.length + ahead) * 31 + int(seq.tokens.view(0, 1)[0])) % 97
+    return ((seq.tokens.length + ahead) * _STRIDE + int(seq.tokens.view(0, 1)[0])) % _TOKENS
 
 
 class SimulatedRunner:
@@ -35,6 +42,7 @@ class SimulatedRunner:
         self.costs = costs
         self.next_token = next_token
         self.time = StepTime()
+        self._ring = np.arange(_TOKENS + _LONGEST, dtype=np.int32) * _STRIDE % _TOKENS
 
     def prepare(self) -> None:
         """Nothing to prepare."""
@@ -43,9 +51,12 @@ class SimulatedRunner:
         self.clock.advance(self.costs.predict(plan.shape))
         return [self._choose(piece) for piece in plan.slices if piece.samples]
 
-    def tokens_ahead(self, seq: Sequence, count: int) -> list[int]:
+    def tokens_ahead(self, seq: Sequence, count: int) -> Tokens:
         """The next ``count`` tokens of a sequence."""
-        return [self.next_token(seq, ahead) for ahead in range(count)]
+        if self.next_token is not _counting or count > _LONGEST:
+            return np.array([self.next_token(seq, i) for i in range(count)], dtype=np.int32)
+        start = _counting(seq, 0) * _INVERSE % _TOKENS
+        return self._ring[start : start + count]
 
     def _choose(self, piece: Slice) -> Choice:
         tokens = [self.next_token(piece.seq, 0)]

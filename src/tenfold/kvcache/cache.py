@@ -96,12 +96,14 @@ class KVCache:
         cached = blocks * self.block_tokens
         tables = []
         for group in range(len(self.groups)):
-            first = self.tree.window_start(group, cached) if group in self._windows else 0
+            if group not in self._windows:
+                tables.append(BlockTable(self.tree.gather(node, group, 0, blocks), 0))
+                continue
+            first = self.tree.window_start(group, cached)
             ids = np.full(blocks, -1, dtype=np.int32)
             ids[first:] = self.tree.gather(node, group, first, blocks)
             tables.append(BlockTable(ids, first))
-            if group in self._windows:
-                self.tree.pin(node, group, first, blocks)
+            self.tree.pin(node, group, first, blocks)
         return self._opened(SequenceKV(namespace, cached, cached, node, blocks, tables))
 
     def reserve(self, seq: SequenceKV, upto: int) -> bool:
@@ -112,6 +114,14 @@ class KVCache:
         """
         _check_open(seq)
         blocks = -(-upto // self.block_tokens)
+        if len(seq.tables) == 1:
+            table = seq.tables[0]
+            if blocks > table.size:
+                ids = self._take(0, blocks - table.size)
+                if ids is None:
+                    return False
+                table.extend(ids)
+            return True
         taken: list[list[int]] = []
         for group, table in enumerate(seq.tables):
             got = self._take(group, blocks - table.size) if blocks > table.size else []
@@ -130,7 +140,8 @@ class KVCache:
         ``tokens`` and ``hashes`` describe the whole sequence and must reach ``computed``. Raises
         ValueError when ``computed`` runs back or past what is reserved.
         """
-        _check_open(seq)
+        if seq.closed:
+            _check_open(seq)
         full, begun = divmod(computed, self.block_tokens)
         if begun > 1 and computed == seq.computed + 1 and not self._windows:
             seq.computed = computed  # inside a block that is reserved: nothing else changes
@@ -236,7 +247,7 @@ class KVCache:
 
         Every group is taken to need all tokens, so it is low for long sequences of sliding groups.
         """
-        pages = min(ledger.source.available() for ledger in self.ledgers)
+        pages = min([ledger.source.available() for ledger in self.ledgers])
         page_bytes = self.ledgers[0].page_bytes
         fresh = pages * page_bytes // sum(ledger.block_bytes for ledger in self.ledgers)
         blocks = min(
@@ -266,7 +277,7 @@ class KVCache:
         return seq
 
     def _reserved(self, seq: SequenceKV) -> int:
-        return min(table.size for table in seq.tables) * self.block_tokens
+        return min([table.size for table in seq.tables]) * self.block_tokens
 
     def _take(self, group: int, n: int) -> list[int] | None:
         """Blocks from the ledger, or evicted ones handed over without unmapping their pages."""
@@ -307,10 +318,13 @@ class KVCache:
         assert seq.node is not None
         low, high = seq.kept, seq.kept + len(hashes)
         offered = [table.view()[low:high].copy() for table in seq.tables]
+        fresh = hashes[0] not in seq.node.children  # then the tree takes all blocks as they are
         node, end = self.tree.insert(seq.node, tokens, hashes, offered)
         assert node is not None
         self.tree.lock(node, above=seq.node)
         for group, (table, ids) in enumerate(zip(seq.tables, offered, strict=True)):
+            if fresh and group not in self._windows:
+                continue
             mine = table.view()[low:end]
             spare = mine[mine != ids[: end - low]].tolist()
             mine[:] = ids[: end - low]

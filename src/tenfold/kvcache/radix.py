@@ -330,8 +330,8 @@ class RadixTree:
 
     def _count_path_idle(self, node: Node, sign: int) -> None:
         for group in range(self.groups):
-            if group not in self.windows:
-                self.idle[group] += sign * int(np.count_nonzero(node.blocks[group] >= 0))
+            if group not in self.windows:  # such a group holds every block of its nodes
+                self.idle[group] += sign * len(node.hashes)
 
     def _leave_counts(self, node: Node) -> None:
         self._count(node, -1)
@@ -341,5 +341,10 @@ class RadixTree:
 
     def _count(self, node: Node, sign: int) -> None:
         for group in range(self.groups):
-            self.held[group] += sign * int(np.count_nonzero(node.blocks[group] >= 0))
-            self.idle[group] += sign * node.idle(group)
+            if group in self.windows:
+                self.held[group] += sign * int(np.count_nonzero(node.blocks[group] >= 0))
+                self.idle[group] += sign * node.idle(group)
+            else:
+                self.held[group] += sign * len(node.hashes)
+                if not node.lock:
+                    self.idle[group] += sign * len(node.hashes)

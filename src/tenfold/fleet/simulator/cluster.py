@@ -55,6 +55,7 @@ class Cluster:
         progress: Progress | None = None,
     ) -> None:
         self.workers = {worker.name: worker for worker in workers}
+        self._among = frozenset(self.workers)
         self.router = router
         self.admission = AdmissionController(limits or Limits.unbounded())
         self._block_tokens = block_tokens
@@ -148,7 +149,7 @@ class Cluster:
             call.output,
             self._block_tokens,
         )
-        outcome.worker = self.router.choose(routed, self.workers, now)
+        outcome.worker = self.router.choose(routed, self._among, now)
         worker = live.worker = self.workers[outcome.worker]
         request = engine_request(outcome.id, call.client, call.prompt, call.output, call.at)
         was = worker.version

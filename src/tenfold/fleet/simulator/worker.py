@@ -29,6 +29,10 @@ MODEL = "model"
 """The one model of every worker."""
 
 
+PAGE_BLOCKS = 64
+"""In a page, where there are many."""
+
+
 class SimulatedWorker:
     """``due``: when what it does now is over; None while it does nothing."""
 
@@ -127,6 +131,15 @@ class SimulatedWorker:
         self.version += 1
 
 
+class _Exactly(SamplingParams):
+    """So many tokens. What is made here needs no looking through, a million times over."""
+
+    __slots__ = ()
+
+    def check(self) -> None:
+        """Nothing can be wrong."""
+
+
 def _hash_prompt(request: EngineRequest, tokens: Tokens, block_tokens: int) -> list[int]:
     prompt = cast(Prompt, request.prompt)
     return prompt.hashes(block_tokens).copy()
@@ -134,18 +147,20 @@ def _hash_prompt(request: EngineRequest, tokens: Tokens, block_tokens: int) -> l
 
 def engine_request(id: str, client: str, prompt: Prompt, output: int, now: float) -> EngineRequest:
     """A request as the engine takes it, for exactly ``output`` tokens."""
-    sampling = SamplingParams(max_tokens=output, temperature=0.0, ignore_eos=True)
+    sampling = _Exactly(max_tokens=output, temperature=0.0, ignore_eos=True)
     return EngineRequest(id, MODEL, client, cast(list[int], prompt), sampling, now)
 
 
 def _device(
     name: str, cluster: ClusterSettings, schedule: ScheduleSettings, memory_bytes: int
 ) -> DeviceSettings:
-    """Pages are as large as blocks here: where a block lies is no matter of scheduling."""
+    """Pages hold whole blocks here: where a block lies is no matter of scheduling."""
+    block_bytes = cluster.kv_token_bytes * cluster.block_tokens
+    many = memory_bytes // block_bytes >= PAGE_BLOCKS * PAGE_BLOCKS
     return DeviceSettings(
         name=name,
         memory_bytes=memory_bytes,
-        page_bytes=cluster.kv_token_bytes * cluster.block_tokens,
+        page_bytes=block_bytes * (PAGE_BLOCKS if many else 1),
         block_tokens=cluster.block_tokens,
         prefix_cache=cluster.prefix_cache,
         max_running=cluster.max_running,

@@ -16,6 +16,10 @@ FIRST_TOKEN, LAST_TOKEN = 1000, 30_000
 """Made-up tokens lie here: plain words in every vocabulary that is served."""
 
 
+DRAWN = 512
+"""Tokens that are drawn at once."""
+
+
 class Prompt:
     """Token ids, immutable: those of ``before``, then ``own``. An array to numpy, and a sequence of
     which only slices are taken."""
@@ -71,9 +75,17 @@ class Words:
 
     def __init__(self, seed: int) -> None:
         self._random = np.random.Generator(np.random.PCG64(seed))
+        self._drawn = np.empty(0, dtype=np.int32)
+        self._next = 0
 
     def tokens(self, count: int) -> IntArray:
-        return self._random.integers(FIRST_TOKEN, LAST_TOKEN, count, dtype=np.int32)
+        if self._next + count > len(self._drawn):  # a draw costs more than the numbers it gives
+            size = max(count, DRAWN)
+            self._drawn = self._random.integers(FIRST_TOKEN, LAST_TOKEN, size, dtype=np.int32)
+            self._next = 0
+        first = self._next
+        self._next += count
+        return self._drawn[first : self._next]
 
     def prompt(self, count: int) -> Prompt:
         """A prompt that shares nothing with others."""
