@@ -387,3 +387,48 @@ def simulate_check(
     typer.echo(f"written: {out / 'simulate-check.json'}, {out / 'simulate-check.png'}")
     if not found.passed:
         raise typer.Exit(1)
+
+
+@app.command()
+def fair(
+    model: Annotated[str, typer.Option(help="For real cells: SmolLM2-135M or its like.")] = (
+        "smollm2-135m"
+    ),
+    simulated: Annotated[
+        bool, typer.Option("--simulated", help="Clusters at the papers' scale, in simulation.")
+    ] = False,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each rival.")] = 3,
+    seconds: Annotated[float, typer.Option(help="Of each run; 0: as each cell says.")] = 0.0,
+    cells: Annotated[
+        str, typer.Option(help="Only cells whose name holds one of these, with ; between.")
+    ] = "",
+    rivals: Annotated[str, typer.Option(help="Only these policies, with ; between.")] = "",
+    threads: Threads = 0,
+    out: Out = Path("bench"),
+) -> None:
+    """Fair scheduling policies side by side: speed, evenness, and who has to wait."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from tenfold.bench.fair.run import COLUMNS, Plan, compare, table
+    from tenfold.bench.plot import fairness_plot
+    from tenfold.bench.report import write_json
+    from tenfold.fleet.assemble import find_source
+
+    name = "fair-simulated" if simulated else "fair"
+    parts = [[part for part in text.split(";") if part] for text in (cells, rivals)]
+    plan = Plan(simulated, seeds, seconds, parts[0], parts[1], threads)
+    path = None if simulated else Path(find_source(model).path)
+    found = []
+    for one in compare(plan, path, lambda line: typer.echo(line, err=True)):
+        found.append(one)
+        write_json(out / f"{name}.json", name, {"model": model, "cells": found})
+        shown = Table(title=one["cell"], title_justify="left", box=box.SIMPLE, pad_edge=False)
+        for column in COLUMNS:
+            shown.add_column(column, justify="right" if column else "left")
+        for row in table(one):
+            shown.add_row(*row)
+        Console().print(shown)
+    fairness_plot(found, out / f"{name}.png")
+    typer.echo(f"written: {out / f'{name}.json'}, {out / f'{name}.png'}")

@@ -215,6 +215,26 @@ def check_plot(found: dict[str, Any], measures: Sequence[str], path: Path, title
     _save(figure, pyplot, path)
 
 
+def fairness_plot(cells: list[dict[str, Any]], path: Path) -> None:
+    """A panel a cell: Jain's index over service a second, a point a policy; up and right is
+    better. Bars are 95 % intervals."""
+    pyplot = _pyplot()
+    width = 5 * len(cells)
+    figure, panels = pyplot.subplots(1, len(cells), figsize=(width, 4.2), layout="constrained")
+    for axes, cell in zip([panels] if len(cells) == 1 else panels, cells, strict=True):
+        for place, (name, one) in enumerate(cell["rivals"].items()):
+            rate, jain = one["rate"], one["jain"]
+            axes.errorbar(
+                rate["mean"], jain["mean"], xerr=rate["half"], yerr=jain["half"],
+                fmt="o", color=f"C{place}", label=name, capsize=3,
+            )  # fmt: skip
+        axes.set(xlabel="service a second (input + 2 output)", xlim=(0, None), ylim=(0, 1.05))
+        axes.set_title(cell["cell"] + (" (simulated)" if cell["simulated"] else ""), fontsize=10)
+        axes.legend(frameon=False, fontsize=8, loc="lower left")
+    figure.axes[0].set_ylabel("Jain's index while all are busy")
+    _save(figure, pyplot, path)
+
+
 def _save(figure: Any, pyplot: Any, path: Path) -> None:
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)

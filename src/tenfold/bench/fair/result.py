@@ -1,6 +1,6 @@
 """What one run of a cell says, and what its seeds say together.
 
-Service is as clients see it: every prompt token, and twice every output token. A call that was not
+Service is as clients see it: every prompt token, and twice every output token. What was not
 answered by the end counts as answered then, so a policy that starves a client does not look quick.
 """
 
@@ -25,10 +25,10 @@ STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.
 @dataclass(slots=True)
 class Scores:
     """``rate``: service a second. ``jain``: over the time in which every client had something
-    asked, ``contended`` seconds. ``p50`` and ``p99``: seconds from asked to answered of the clients
-    that behave, each client's own and then their mean, so that one who starves and asks little
-    counts as much as the others; ``ttft``: the median to the first token, likewise. ``drift``: the
-    widest gap between two clients, of the policy's bound (0: none)."""
+    asked, ``contended`` seconds. ``p50`` and ``p99``: seconds that whole programs (a tree of
+    thoughts; a question about a document is one by itself) took the clients that behave, each
+    client's own percentile and then their mean; ``ttft``: the median to the first token of a call,
+    likewise. ``drift``: the widest gap between two clients, of the policy's bound (0: none)."""
 
     rate: float
     jain: float
@@ -41,19 +41,32 @@ class Scores:
     failed: int
 
 
+@dataclass(slots=True)
+class _Span:
+    began: float
+    ended: float
+
+
 def scores(cell: Cell, run: Run, drift: float) -> Scores:
     """Of one run."""
     warm = WARM_UP * cell.seconds
     total = summarise(run, warm)
-    whole: dict[str, list[float]] = {}
+    programs: dict[str, dict[str, _Span]] = {}
     first: dict[str, list[float]] = {}
     for one in run.calls:
-        if not one.client.startswith(cell.bad):
-            ended = one.last if one.finished else run.seconds
-            began = one.first if one.first >= 0 else run.seconds
-            if ended >= warm:
-                whole.setdefault(one.client, []).append(ended - one.at)
-                first.setdefault(one.client, []).append(began - one.at)
+        if one.client.startswith(cell.bad):
+            continue
+        began = one.first if one.first >= 0 else run.seconds
+        first.setdefault(one.client, []).append(began - one.at)
+        mine = programs.setdefault(one.client, {})
+        mine.setdefault(one.program, _Span(one.at, run.seconds))
+    for ended in run.programs:
+        if ended.client in programs:
+            programs[ended.client][ended.name].ended = ended.ended
+    whole = {
+        client: [span.ended - span.began for span in mine.values() if span.ended >= warm]
+        for client, mine in programs.items()
+    }
     return Scores(
         total.service_rate,
         total.jain,

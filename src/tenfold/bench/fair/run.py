@@ -1,0 +1,125 @@
+"""The whole comparison: every rival on every cell, seed by seed, in turn.
+
+Rivals take turns within a seed, so that a machine whose speed drifts is unkind to all of them.
+Results are handed over run by run; whoever holds them may stop and go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tenfold.bench.fair.cells import (
+    QUANTUM,
+    REAL_RIVALS,
+    SIMULATED_RIVALS,
+    WORKER_QUANTUM,
+    Cell,
+    Rival,
+    real_cells,
+    simulated_cells,
+)
+from tenfold.bench.fair.real import run_real
+from tenfold.bench.fair.result import Scores, real_drift, scores, together
+from tenfold.core.errors import ConfigError
+from tenfold.fleet.simulator.simulate import simulate
+
+KV_TOKEN_BYTES = 23_040
+"""Keys and values of a token of SmolLM2-135M in float16."""
+
+Progress = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Plan:
+    """``only``: parts of the names of cells to run; none: all. ``rivals`` likewise. ``seconds`` 0:
+    as long as each cell says."""
+
+    simulated: bool
+    seeds: int = 3
+    seconds: float = 0.0
+    only: Sequence[str] = ()
+    rivals: Sequence[str] = ()
+    threads: int = 0
+
+    def cells(self) -> list[Cell]:
+        """Raises ConfigError where nothing is left."""
+        found = simulated_cells() if self.simulated else real_cells()
+        chosen = [one for one in found if _named(one.name, self.only)]
+        if not chosen:
+            names = "; ".join(one.name for one in found)
+            raise ConfigError(f"no cell is named like {', '.join(self.only)}; there are: {names}")
+        return [replace(one, seconds=self.seconds or one.seconds) for one in chosen]
+
+    def competing(self) -> list[Rival]:
+        """Raises ConfigError where nobody is left."""
+        found = SIMULATED_RIVALS if self.simulated else REAL_RIVALS
+        chosen = [one for one in found if _named(one.name, self.rivals)]
+        if not chosen:
+            names = "; ".join(one.name for one in found)
+            raise ConfigError(f"nobody is named like {', '.join(self.rivals)}; there are: {names}")
+        return chosen
+
+
+def _named(name: str, parts: Sequence[str]) -> bool:
+    return not parts or any(part in name for part in parts)
+
+
+def compare(plan: Plan, path: Path | None, progress: Progress) -> Iterator[dict[str, Any]]:
+    """One result a cell, when it is done. ``path``: the model of real cells."""
+    rivals = plan.competing()
+    for cell in plan.cells():
+        runs: dict[str, list[Scores]] = {rival.name: [] for rival in rivals}
+        for seed in range(plan.seeds):
+            for rival in rivals:
+                progress(f"{cell.name}, seed {seed + 1} of {plan.seeds}: {rival.name}")
+                runs[rival.name].append(_one(plan, cell, rival, seed, path))
+        yield {
+            "cell": cell.name,
+            "about": cell.about,
+            "simulated": plan.simulated,
+            "workers": cell.workers or 1,
+            "seconds": cell.seconds,
+            "quantum": QUANTUM,
+            "worker_quantum": WORKER_QUANTUM if plan.simulated else None,
+            "rivals": {name: together(found) for name, found in runs.items()},
+            "runs": {name: [asdict(one) for one in found] for name, found in runs.items()},
+        }
+
+
+def _one(plan: Plan, cell: Cell, rival: Rival, seed: int, path: Path | None) -> Scores:
+    if plan.simulated:
+        result = simulate(cell.simulation(rival, seed))
+        return scores(cell, result.run, max(one.share for one in result.drift))
+    assert path is not None
+    run = asyncio.run(run_real(path, cell, rival, seed, plan.threads))
+    return scores(cell, run, real_drift(cell, rival, run, KV_TOKEN_BYTES))
+
+
+ROWS = (
+    ("service/s", "rate", "{:,.0f}"),
+    ("Jain", "jain", "{:.3f}"),
+    ("hit rate", "hit_rate", "{:.2f}"),
+    ("program p50, s", "p50", "{:.2f}"),
+    ("program p99, s", "p99", "{:.2f}"),
+    ("first token p50, s", "ttft", "{:.2f}"),
+)
+
+
+def table(found: dict[str, Any]) -> list[list[str]]:
+    """A row a rival: mean ± half of the 95 % interval, and the worst drift of its bound."""
+    rows = []
+    for name, one in found["rivals"].items():
+        cells = [
+            f"{form.format(one[key]['mean'])} ± {form.format(one[key]['half'])}"
+            for _, key, form in ROWS
+        ]
+        worst = one["drift"]["worst"]
+        rows.append([name, *cells, f"{worst:.3f}" if worst else "-"])
+    return rows
+
+
+COLUMNS = ("", *(title for title, _, _ in ROWS), "drift / bound")
