@@ -190,11 +190,11 @@ def test_clients_are_known_by_the_hash_of_their_key(tmp_path: Path) -> None:
     )
     loaded = load_config(path, env={"CAROL_KEY": "third"})
     clients = {client.name: client for client in loaded.to_clients()}
-    assert clients["alice"].key_sha256 == hashlib.sha256(b"secret").hexdigest()
+    assert clients["alice"].keys == (hashlib.sha256(b"secret").hexdigest(),)
     assert clients["alice"].weight == 2
-    assert clients["bob"].key_sha256 == other
-    assert clients["carol"].key_sha256 == hashlib.sha256(b"third").hexdigest()
-    assert clients["key-1"].key_sha256 == hashlib.sha256(b"plain").hexdigest()
+    assert clients["bob"].keys == (other,)
+    assert clients["carol"].keys == (hashlib.sha256(b"third").hexdigest(),)
+    assert clients["key-1"].keys == (hashlib.sha256(b"plain").hexdigest(),)
     assert loaded.admin_key_sha256() == hashlib.sha256(b"root").hexdigest()
     shown = " ".join(f"{row.key} {row.value}" for row in loaded.rows())
     assert "secret" not in shown and "plain" not in shown and "root" not in shown

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
+from tenfold.core.keys import hash_key
 from tenfold.server.app import create_app
-from tenfold.server.settings import ServerSettings, hash_key
+from tenfold.server.settings import ServerSettings
 
 ADMIN = {"Authorization": "Bearer root"}
 QUIET = [HealthCheck.filter_too_much, HealthCheck.too_slow, HealthCheck.data_too_large]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-OTHER = "other"
+from tenfold.core.tenancy import OTHER
 
 
 @dataclass(slots=True)
@@ -38,6 +38,10 @@ class ClientBook:
     def totals(self, client: str) -> ClientTotals:
         """The client's own line, or the shared one."""
         return self._totals.setdefault(self.label(client), ClientTotals())
+
+    def forget(self, client: str) -> None:
+        """Let go of a client's line: another one can have its place."""
+        self._totals.pop(client, None)
 
     def lines(self) -> dict[str, ClientTotals]:
         return dict(self._totals)

@@ -69,6 +69,19 @@ class Metrics:
             for _ in range(count):
                 line.gaps.observe(gap / count)
 
+    def forget(self, client: str) -> None:
+        """Drop what is counted under a client's own name, so that another can have its label."""
+        self._book.forget(client)
+        self._lines = {key: line for key, line in self._lines.items() if key[1] != client}
+        for entry in names.TABLE:
+            counter = self._counters.get(entry.name)
+            if counter is None or "client" not in entry.labels:
+                continue
+            for family in counter.collect():
+                for labels in [s.labels for s in family.samples if s.name.endswith("_total")]:
+                    if labels["client"] == client:
+                        counter.remove(*(labels[name] for name in entry.labels))
+
     def response(self, record: RequestRecord, route: str) -> None:
         """An HTTP response is complete."""
         self._count(names.HTTP_RESPONSES, route, str(record.status))
@@ -78,7 +91,9 @@ class Metrics:
         client = self._book.label(record.client)
         if record.error:
             self._count(names.REQUESTS_FAILED, record.model, client, record.error)
-            if record.error == Overloaded.code:
+            if record.limit:
+                self._count(names.REQUESTS_LIMITED, client, record.limit)
+            elif record.error == Overloaded.code:
                 self._count(names.REQUESTS_REJECTED, record.model, client)
         if not record.ran:
             return
