@@ -1,4 +1,4 @@
-"""Three clients in two groups on a real server: made live, limited, isolated, kept over a restart."""
+"""Three clients and a group on a real server: made live, limited, isolated, kept over a restart."""
 
 from __future__ import annotations
 
