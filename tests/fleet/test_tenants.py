@@ -101,6 +101,7 @@ def test_several_keys_and_rotation(desk: Desk) -> None:
         assert owner(each, fresh) == "ann", "a longer grace later does not shorten its own"
     last = book.rotate("ann")
     assert owner(book, fresh) is None and owner(book, last) == "ann"
+    assert hash_key(fresh) not in desk.path.read_text(), "what has ended is forgotten"
 
 
 def test_a_key_can_be_revoked_alone(desk: Desk) -> None:
