@@ -211,11 +211,16 @@ def test_embeddings_count_once_they_are_there(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_every_worker_hears_the_shares_when_it_comes_up(tmp_path: Path) -> None:
+def test_every_worker_hears_the_shares_when_it_comes_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def run() -> None:
         devices = [device("cpu:0"), device("cpu:1")]
         async with serving([tiny(tmp_path)], devices, make_worker=(fakes := Fakes())) as service:
             assert not any(fake.asked(SetShares) for fake in fakes.made)
+            weights: list[tuple[str, float]] = []
+            set_weight = lambda *weight: weights.append(weight)  # noqa: E731
+            monkeypatch.setattr(service.routing.policy, "set_weight", set_weight)
             service.set_shares([Share("ann", 2.0)])
             assert [fake.asked(SetShares) for fake in fakes.made] == [
                 [SetShares([Share("ann", 2.0)])]
@@ -225,7 +230,8 @@ def test_every_worker_hears_the_shares_when_it_comes_up(tmp_path: Path) -> None:
             await until(lambda: len(fakes.made) == 3 and fakes.last.asked(SetShares))
             assert fakes.last.asked(SetShares) == [SetShares([Share("ann", 3.0)])]
             service.set_shares([])
-            assert fakes.last.got[-1] == SetShares([]) and service.shares == []
+            assert fakes.last.asked(SetShares)[-1] == SetShares([]) and service.shares == []
+            assert weights == [("ann", 2.0), ("ann", 3.0), ("ann", 1.0)], "the router hears, too"
 
     asyncio.run(run())
 

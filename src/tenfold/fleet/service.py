@@ -154,10 +154,11 @@ class Service:
     # --- clients --------------------------------------------------------------------------------
     def set_shares(self, shares: Iterable[Share]) -> None:
         """The whole tree of shares, in place of the one before: for every worker that is up, and
-        every one that comes up."""
+        every one that comes up, and for the router."""
         self.shares = list(shares)
         for supervisor in self.supervisors.values():
             supervisor.set_shares(self.shares)
+        self.routing.set_shares(self.shares)
 
     def standing(self, client: str) -> Standing | None:
         """Where the client stands against its hard limits; None where it has none."""
