@@ -8,7 +8,6 @@ requests, and of how shares and limits are kept.
 from __future__ import annotations
 
 import contextlib
-import copy
 import hmac
 import logging
 import os
@@ -24,7 +23,14 @@ from tenfold.core.errors import ConfigError, Conflict, InvalidRequest, NotFound
 from tenfold.core.keys import hash_key, new_key
 from tenfold.core.settings import ClientSettings, GroupSettings, Share
 from tenfold.core.tenancy import check_tree
-from tenfold.fleet.tenant_file import LiveClient, LiveGroup, LiveKey, TenantFile, TenantState
+from tenfold.fleet.tenant_file import (
+    LiveClient,
+    LiveGroup,
+    LiveKey,
+    TenantFile,
+    TenantState,
+    copy_of,
+)
 
 log = logging.getLogger("tenfold.fleet")
 
@@ -187,7 +193,7 @@ class Tenants:
         """Make a client and its first key, which nobody can ask for again. Raises Conflict for a
         name that is taken, InvalidRequest for what does not fit."""
         with self._changing() as state:
-            if name in self._merged_clients(state):
+            if _has(state.clients, self._file_clients, name):
                 raise Conflict(f"there is a client {name!r} already", param="name")
             live = LiveClient(made=True, born=secrets.token_hex(8))
             state.clients[name] = live
@@ -240,7 +246,7 @@ class Tenants:
     def add_group(self, name: str, settings: Mapping[str, Any]) -> None:
         """Raises Conflict for a name that is taken, InvalidRequest for what does not fit."""
         with self._changing() as state:
-            if name in self._merged_groups(state):
+            if _has(state.groups, self._file_groups, name):
                 raise Conflict(f"there is a group {name!r} already", param="name")
             state.groups[name] = LiveGroup(made=True)
             _set(state.groups[name], settings)
@@ -278,7 +284,7 @@ class Tenants:
         with self._file.locked() if self._file else contextlib.nullcontext():
             if self._file and (self._stale or self._file.changed()):
                 self._reload(self._file)
-            state = copy.deepcopy(self._book.state)
+            state = copy_of(self._book.state)
             yield state
             self._prune(state)
             state.secret = state.secret or secrets.token_hex(32)
@@ -303,12 +309,12 @@ class Tenants:
 
     def _live_client(self, state: TenantState, name: str) -> LiveClient:
         """What was changed of a client, to be changed further. Raises NotFound."""
-        if name not in self._merged_clients(state):
+        if not _has(state.clients, self._file_clients, name):
             raise NotFound(f"there is no client {name[:80]!r}", param="name")
         return state.clients.setdefault(name, LiveClient())
 
     def _live_group(self, state: TenantState, name: str) -> LiveGroup:
-        if name not in self._merged_groups(state):
+        if not _has(state.groups, self._file_groups, name):
             raise NotFound(f"there is no group {name[:80]!r}", param="name")
         return state.groups.setdefault(name, LiveGroup())
 
@@ -357,10 +363,7 @@ class Tenants:
             {name: one.group for name, one in groups.items()},
         )
         live = state.clients
-        keys = {
-            name: _client_keys(name, self._file_keys(name), live.get(name, LiveClient()))
-            for name in clients
-        }
+        keys = {name: _client_keys(name, self._file_keys(name), live.get(name)) for name in clients}
         hashes = [key.sha256 for found in keys.values() for key in found]
         if len(set(hashes)) != len(hashes):
             raise ConfigError("two clients have the same key; every client needs its own")
@@ -413,13 +416,18 @@ class Tenants:
                     log.warning("%s.%s is not in the config file any more", kind, name)
 
 
-def _client_keys(name: str, file_keys: tuple[str, ...], live: LiveClient) -> list[_Key]:
+def _has(live: Mapping[str, LiveGroup], known: Mapping[str, Any], name: str) -> bool:
+    """Whether there is such a client, or group, live or in the config file."""
+    return name in known or (name in live and live[name].made)
+
+
+def _client_keys(name: str, file_keys: tuple[str, ...], live: LiveClient | None) -> list[_Key]:
     """A client's keys: the file's first, then those made live."""
     found = []
     for number, hashed in enumerate(file_keys, start=1):
-        ends = live.ended.get(hashed)
+        ends = live.ended.get(hashed) if live else None
         found.append(_Key(name, hashed, ends, KeyInfo(f"file-{number}", None, ends)))
-    for key in live.keys:
+    for key in live.keys if live else ():
         found.append(_Key(name, key.sha256, key.ends, KeyInfo(key.id, key.created, key.ends)))
     return found
 
