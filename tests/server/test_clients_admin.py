@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import pytest
 from fake_backend import FakeBackend
 from loopback import CHAT, client_of
 
+from tenfold.core.clock import VirtualClock
 from tenfold.core.keys import hash_key
+from tenfold.core.messages import ClientStats
 from tenfold.core.settings import ClientSettings, GroupSettings
 from tenfold.fleet.tenant_file import TenantFile
 from tenfold.fleet.tenants import Tenants
@@ -193,17 +196,25 @@ async def test_the_first_client_closes_an_open_server(backend: FakeBackend) -> N
 
 
 async def test_labels_stay_bounded_while_clients_come_and_go(backend: FakeBackend) -> None:
-    app = create_app(backend, ServerSettings(max_client_labels=3))
+    app = create_app(backend, ServerSettings(max_client_labels=3), clock=(clock := VirtualClock()))
+
+    async def labels(http: httpx.AsyncClient) -> list[str]:
+        """Of everything on the page that names a client."""
+        clock.advance(1)
+        page = (await http.get("/metrics")).text
+        return sorted(set(re.findall(r'client="([^"]*)"', page)))
+
     async with client_of(app) as http:
         for number in range(9):
-            made = (await http.post(CLIENTS, json={"name": f"c{number}"})).json()
+            name = f"c{number}"
+            made = (await http.post(CLIENTS, json={"name": name})).json()
             assert (await ask(http, made["key"])).status_code == 200
-            await http.delete(f"{CLIENTS}/c{number}")
-        keys = [(await http.post(CLIENTS, json={"name": name})).json()["key"] for name in "vwxyz"]
-        for key in keys:
+            backend.clients.append(ClientStats(name, service=1.0, waiting=1))
+            assert name in await labels(http)
+            await http.delete(f"{CLIENTS}/{name}")
+            # Its worker speaks of it for a while.
+            assert await labels(http) == ["other"]
+        for name in ("c1", *"xyz"):
+            key = (await http.post(CLIENTS, json={"name": name})).json()["key"]
             await ask(http, key)
-        page = (await http.get("/metrics")).text
-    finished = [line for line in page.splitlines() if line.startswith("tenfold_requests_finished")]
-    labels = [line.partition('client="')[2].partition('"')[0] for line in finished]
-    assert sorted(labels) == ["other", "v", "w", "x"]
-    assert 'client="c' not in page
+        assert await labels(http) == ["c1", "other", "x", "y"]

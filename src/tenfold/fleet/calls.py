@@ -91,6 +91,10 @@ class Call:
             over = WorkerLost(LOST_TWICE)
         self.events.put_nowait(over)
 
+    @property
+    def generated(self) -> int:
+        return self.made.total()
+
     def info(self, now: float) -> RequestInfo:
         return RequestInfo(
             id=self.request.id,
@@ -98,7 +102,7 @@ class Call:
             model=self.request.model,
             state=self.state,
             prompt_tokens=len(self.prompt),
-            generated=self.made.total(),
+            generated=self.generated,
             age=now - self.began,
         )
 

@@ -52,6 +52,8 @@ class ServerState:
         tenants = tenants or Tenants(clock=clock)
         book = ClientBook(settings.max_client_labels)
         services = ServiceBook(book)
+        metrics = Metrics(book, services, settings.metrics_compat)
+        tenants.listen(lambda: metrics.follow(tenants.clients))
         return cls(
             backend=backend,
             settings=settings,
@@ -59,7 +61,7 @@ class ServerState:
             tenants=tenants,
             auth=Authenticator(settings, tenants),
             book=book,
-            metrics=Metrics(book, services, settings.metrics_compat),
+            metrics=metrics,
             stats=StatsCache(backend, clock, services),
             services=services,
             grammars=GrammarCheck(),

@@ -93,7 +93,6 @@ async def set_client(name: str, body: ClientChange, request: Request) -> Respons
 async def remove_client(name: str, request: Request) -> Response:
     """Forget a client that was made live, with its keys. Its running requests go on."""
     _tenants(request).remove_client(name)
-    state_of(request).metrics.forget(name)
     _audit(request, "client.remove", name)
     return Json({"name": name, "deleted": True})
 
