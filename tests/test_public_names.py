@@ -33,6 +33,7 @@ def test_the_public_names() -> None:
         "OutOfMemory",
         "Overloaded",
         "PullError",
+        "RateLimited",
         "SamplingParams",
         "TenfoldError",
         "TooLarge",

@@ -26,6 +26,12 @@ class CannedServer:
             def do_POST(self) -> None:
                 canned._answer(self, "POST")
 
+            def do_PATCH(self) -> None:
+                canned._answer(self, "PATCH")
+
+            def do_DELETE(self) -> None:
+                canned._answer(self, "DELETE")
+
             def log_message(self, *words: Any) -> None:
                 pass
 

@@ -23,6 +23,7 @@ VERBS = (
     "schedule",
     "load",
     "unload",
+    "clients",
     "bench",
     "doctor",
 )

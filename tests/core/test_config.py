@@ -190,11 +190,11 @@ def test_clients_are_known_by_the_hash_of_their_key(tmp_path: Path) -> None:
     )
     loaded = load_config(path, env={"CAROL_KEY": "third"})
     clients = {client.name: client for client in loaded.to_clients()}
-    assert clients["alice"].key_sha256 == hashlib.sha256(b"secret").hexdigest()
+    assert clients["alice"].keys == (hashlib.sha256(b"secret").hexdigest(),)
     assert clients["alice"].weight == 2
-    assert clients["bob"].key_sha256 == other
-    assert clients["carol"].key_sha256 == hashlib.sha256(b"third").hexdigest()
-    assert clients["key-1"].key_sha256 == hashlib.sha256(b"plain").hexdigest()
+    assert clients["bob"].keys == (other,)
+    assert clients["carol"].keys == (hashlib.sha256(b"third").hexdigest(),)
+    assert clients["key-1"].keys == (hashlib.sha256(b"plain").hexdigest(),)
     assert loaded.admin_key_sha256() == hashlib.sha256(b"root").hexdigest()
     shown = " ".join(f"{row.key} {row.value}" for row in loaded.rows())
     assert "secret" not in shown and "plain" not in shown and "root" not in shown
@@ -213,6 +213,58 @@ def test_clients_are_known_by_the_hash_of_their_key(tmp_path: Path) -> None:
 def test_a_client_needs_one_key_of_its_own(settings: list[str]) -> None:
     with pytest.raises(ConfigError, match="key"):
         load_config(overrides=settings, env={}).to_clients()
+
+
+def test_groups_and_limits(tmp_path: Path) -> None:
+    more = hashlib.sha256(b"more").hexdigest()
+    path = _file(
+        tmp_path,
+        f"""
+        [groups.org]
+        weight = 3
+        tokens_per_minute = 1000
+        [groups.team]
+        group = "org"
+        [clients.ann]
+        key = "a"
+        more_keys_sha256 = ["{more}"]
+        group = "team"
+        requests_per_minute = 60
+        max_concurrent = 4
+        isolate = true
+        """,
+    )
+    loaded = load_config(path, ["groups.team.requests_per_minute=9"], env={})
+    (ann,), (org, team) = loaded.to_clients(), loaded.to_groups()
+    assert ann.keys == (hashlib.sha256(b"a").hexdigest(), more)
+    assert (ann.group, ann.requests_per_minute, ann.max_concurrent) == ("team", 60, 4)
+    assert ann.isolate and not ann.disabled and ann.tokens_per_minute is None
+    assert (org.weight, org.tokens_per_minute, org.group) == (3.0, 1000, "")
+    assert (team.group, team.requests_per_minute, team.weight) == ("org", 9, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["clients.a.key=x", "clients.a.group=tema"], "client 'a'.*'tema'.*did you mean 'team'"),
+        (["groups.b.group=zzz"], "group 'b' is in the group 'zzz', which is not there"),
+        (["groups.team.group=team"], "'team' is inside itself"),
+        (["groups.x.group=team", "groups.team.group=x"], "inside itself.*team in x in team"),
+        (["clients.team.key=x"], "'team' names a client and a group"),
+        (["clients.admin.key=x"], "'admin' stands for"),
+        (['clients."a b".key=x'], "cannot name a client"),
+        (["clients.key-1.key=x", 'server.api_keys=["y"]'], "clients.key-1.*server.api_keys"),
+        (["groups.team.weight=0"], "groups.team.weight = 0"),
+        (["groups.team.tokens_per_minute=0"], "groups.team.tokens_per_minute = 0"),
+        (["groups.team.isolate=true"], "unknown setting groups.team.isolate"),
+        (["clients.a.request_per_minute=1"], "did you mean clients.a.requests_per_minute"),
+        (["clients.a.key=x", 'clients.a.more_keys_sha256=["x"]'], "more_keys_sha256"),
+    ],
+)
+def test_a_wrong_tree_of_clients_is_one_line(settings: list[str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        load_config(overrides=["groups.team.weight=1", *settings], env={})
+    assert "\n" not in caught.value.message
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def test_unbounded_and_settings() -> None:
     control = AdmissionController(Limits.unbounded())
     for _ in range(3000):
         control.admit("c", 10**9, 0.0)
-    client = ClientSettings("small", "", max_requests=2)
+    client = ClientSettings("small", max_requests=2)
     limits = Limits.from_settings(QueueSettings(), [client])
     assert limits.named == {"small": Load(2, QueueSettings().client_tokens)}
     assert limits.server == Load(QueueSettings().max_requests, QueueSettings().max_tokens)

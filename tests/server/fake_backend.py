@@ -29,6 +29,7 @@ from tenfold.fleet.types import (
     RequestInfo,
     WorkerStatus,
 )
+from tenfold.scheduling.limits import Standing
 
 VOCABULARY = 0x110000
 DEFAULT_TOKENS = ["Hello", ",", " world", "!"]
@@ -90,6 +91,7 @@ class FakeBackend:
     drained: asyncio.Event = field(default_factory=asyncio.Event)
     is_ready: bool = True
     worker_draining: bool = False
+    standings: dict[str, Standing] = field(default_factory=dict)
     made: int = 0
     clients: list[ClientStats] = field(default_factory=list)
     most: int = 0
@@ -229,6 +231,9 @@ class FakeBackend:
             raise NotFound(f"no worker {name[:80]!r}; there are cpu:0")
         self.worker_draining = draining
         return self.workers()[0]
+
+    def standing(self, client: str) -> Standing | None:
+        return self.standings.get(client)
 
     async def stats(self) -> list[DeviceStats]:
         def model(name: str, kv_pages: int) -> ModelStats:

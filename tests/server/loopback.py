@@ -12,6 +12,9 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
+from tenfold.core.keys import hash_key
+from tenfold.core.settings import ClientSettings
+from tenfold.fleet.tenants import Tenants
 from tenfold.server.run import bind
 
 LOCAL = "http://127.0.0.1"
@@ -22,6 +25,11 @@ def client_of(app: FastAPI, **headers: str) -> httpx.AsyncClient:
     """A client of an app in memory; its peer address is 127.0.0.1."""
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     return httpx.AsyncClient(transport=transport, base_url=LOCAL, headers=headers)
+
+
+def tenants_of(**keys: str) -> Tenants:
+    """A book of clients by name, each with one key."""
+    return Tenants([ClientSettings(name, (hash_key(key),)) for name, key in keys.items()])
 
 
 @contextlib.asynccontextmanager

@@ -6,16 +6,18 @@ import httpx
 import pytest
 from fake_backend import FakeBackend
 from fastapi import FastAPI
-from loopback import CHAT, client_of
+from loopback import CHAT, client_of, tenants_of
 
 from tenfold.core.errors import TenfoldError
+from tenfold.core.keys import hash_key
+from tenfold.fleet.tenants import Tenants
 from tenfold.server.app import create_app
 from tenfold.server.auth import Authenticator, access_of
-from tenfold.server.settings import ApiKey, ServerSettings, hash_key
+from tenfold.server.settings import ServerSettings
 
 pytestmark = pytest.mark.anyio
 
-KEYS = [ApiKey("ann", hash_key("key-a")), ApiKey("bob", hash_key("key-b"))]
+KEYS = {"ann": "key-a", "bob": "key-b"}
 CHAT_URL = "/v1/chat/completions"
 
 
@@ -25,7 +27,9 @@ def bearer(key: str) -> dict[str, str]:
 
 @pytest.fixture
 def keyed(backend: FakeBackend) -> FastAPI:
-    return create_app(backend, ServerSettings(keys=KEYS, admin_key_sha256=hash_key("root")))
+    return create_app(
+        backend, ServerSettings(admin_key_sha256=hash_key("root")), tenants_of(**KEYS)
+    )
 
 
 async def test_keys(keyed: FastAPI, backend: FakeBackend) -> None:
@@ -53,7 +57,7 @@ async def test_keys_guard_all_but_probes(keyed: FastAPI) -> None:
 
 
 async def test_metrics_may_need_a_key(backend: FakeBackend) -> None:
-    app = create_app(backend, ServerSettings(keys=KEYS, metrics_public=False))
+    app = create_app(backend, ServerSettings(metrics_public=False), tenants_of(**KEYS))
     async with client_of(app) as client:
         assert (await client.get("/metrics")).status_code == 401
         assert (await client.get("/metrics", headers=bearer("key-a"))).status_code == 200
@@ -105,7 +109,7 @@ LOCAL = {"host": "127.0.0.1:8000"}
     ],
 )
 async def test_admin_without_a_key(headers: dict[str, str], peer: str | None, status: int) -> None:
-    auth = Authenticator(ServerSettings())
+    auth = Authenticator(ServerSettings(), Tenants())
     try:
         caller = auth.caller("/v1/admin/queue", headers, peer)
         assert (caller.admin, status) == (True, 200)
@@ -114,7 +118,7 @@ async def test_admin_without_a_key(headers: dict[str, str], peer: str | None, st
 
 
 async def test_client_key_is_no_admin_even_at_home(backend: FakeBackend) -> None:
-    app = create_app(backend, ServerSettings(keys=KEYS))
+    app = create_app(backend, ServerSettings(), tenants_of(**KEYS))
     async with client_of(app) as client:
         for headers, status in ((bearer("key-a"), 403), (bearer("nope"), 401), ({}, 200)):
             reply = await client.get("/v1/admin/queue", headers=headers)
@@ -129,7 +133,9 @@ async def test_access() -> None:
 
 
 async def test_cors(backend: FakeBackend) -> None:
-    app = create_app(backend, ServerSettings(cors_origins=["https://app.example"], keys=KEYS))
+    app = create_app(
+        backend, ServerSettings(cors_origins=["https://app.example"]), tenants_of(**KEYS)
+    )
     preflight = {"Access-Control-Request-Method": "POST", "Origin": "https://app.example"}
     async with client_of(app) as client:
         reply = await client.options(CHAT_URL, headers=preflight)

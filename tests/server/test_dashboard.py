@@ -11,12 +11,12 @@ import pytest
 from chromium import BINARY, Page, browser
 from fake_backend import FakeBackend
 from fastapi import FastAPI
-from loopback import serving
+from loopback import serving, tenants_of
 
 from tenfold.core.messages import ClientStats
 from tenfold.fleet.types import ChatPrompt, TextPrompt
 from tenfold.server.app import create_app
-from tenfold.server.settings import ApiKey, ServerSettings, hash_key
+from tenfold.server.settings import ServerSettings
 
 pytestmark = pytest.mark.anyio
 needs_chromium = pytest.mark.skipif(BINARY is None, reason="Chromium is not installed")
@@ -186,7 +186,7 @@ async def test_errors_are_shown(page: Page, address: str, backend: FakeBackend) 
 
 @needs_chromium
 async def test_keys(tmp_path: Path, backend: FakeBackend) -> None:
-    app = create_app(backend, ServerSettings(keys=[ApiKey("ann", hash_key("key-a"))]))
+    app = create_app(backend, ServerSettings(), tenants_of(ann="key-a"))
     async with serving(app) as address, browser(tmp_path / "profile") as page:
         await page.open(f"{address}/", width=1300, height=800)
         await page.until("document.getElementById('key').open")

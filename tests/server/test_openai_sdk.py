@@ -10,12 +10,13 @@ import openai
 import pytest
 from fake_backend import FakeBackend
 from fastapi import FastAPI
-from loopback import serving
+from loopback import serving, tenants_of
 
 from tenfold.core.errors import Overloaded
 from tenfold.core.types import Usage
 from tenfold.fleet.types import ChoiceEnd, Delta, Finished, ToolCallDelta
-from tenfold.server.settings import ApiKey, ServerSettings, hash_key
+from tenfold.server.app import create_app
+from tenfold.server.settings import ServerSettings
 
 pytestmark = pytest.mark.anyio
 
@@ -24,8 +25,8 @@ TOOL: Any = {"type": "function", "function": {"name": "add", "parameters": {"typ
 
 
 @pytest.fixture
-def settings() -> ServerSettings:
-    return ServerSettings(keys=[ApiKey("ann", hash_key("key-a"))])
+def app(backend: FakeBackend) -> FastAPI:
+    return create_app(backend, ServerSettings(), tenants_of(ann="key-a"))
 
 
 @pytest.fixture

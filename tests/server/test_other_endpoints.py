@@ -10,16 +10,17 @@ import httpx
 import pytest
 from fake_backend import FakeBackend
 from fastapi import FastAPI
-from loopback import CHAT, client_of
+from loopback import CHAT, client_of, tenants_of
 
 from tenfold.core.errors import Conflict, ModelFileError
+from tenfold.core.keys import hash_key
 from tenfold.server.app import create_app
 from tenfold.server.protocol.admin import QueueReply, StatsReply
 from tenfold.server.protocol.embeddings import EmbeddingList
 from tenfold.server.protocol.models import AdminModelList, ModelList
 from tenfold.server.protocol.status import StatusReply
 from tenfold.server.protocol.workers import WorkerList
-from tenfold.server.settings import ApiKey, ServerSettings, hash_key
+from tenfold.server.settings import ServerSettings
 
 pytestmark = pytest.mark.anyio
 VECTOR = [0.5, 0.5, -0.5, 0.5]
@@ -144,8 +145,8 @@ async def test_status(client: httpx.AsyncClient) -> None:
 
 
 async def test_status_hides_other_clients(backend: FakeBackend) -> None:
-    keys = [ApiKey("ann", hash_key("a")), ApiKey("bob", hash_key("b"))]
-    app = create_app(backend, ServerSettings(keys=keys, admin_key_sha256=hash_key("root")))
+    settings = ServerSettings(admin_key_sha256=hash_key("root"))
+    app = create_app(backend, settings, tenants_of(ann="a", bob="b"))
     async with client_of(app) as client:
         for key in "ab":
             headers = {"Authorization": f"Bearer {key}"}

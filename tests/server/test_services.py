@@ -5,15 +5,16 @@ from __future__ import annotations
 import httpx
 import pytest
 from fake_backend import FakeBackend
-from loopback import CHAT, client_of
+from loopback import CHAT, client_of, tenants_of
 from test_metrics_page import get, scrape
 
 from tenfold.core.clock import VirtualClock
+from tenfold.core.keys import hash_key
 from tenfold.core.messages import ClientStats, DeviceStats
 from tenfold.server.app import create_app
 from tenfold.server.clients import OTHER, ClientBook
 from tenfold.server.service_book import ServiceBook
-from tenfold.server.settings import ApiKey, ServerSettings, hash_key
+from tenfold.server.settings import ServerSettings
 
 pytestmark = pytest.mark.anyio
 
@@ -138,7 +139,7 @@ async def test_clients_on_the_metrics_page(backend: FakeBackend) -> None:
 
 async def test_evenness_on_the_page_and_in_the_status(backend: FakeBackend) -> None:
     clock = VirtualClock()
-    app = create_app(backend, ServerSettings(), clock)
+    app = create_app(backend, ServerSettings(), clock=clock)
     async with client_of(app) as asking:
         for served in (0.0, 30.0):
             backend.clients = [
@@ -160,8 +161,8 @@ async def test_evenness_on_the_page_and_in_the_status(backend: FakeBackend) -> N
 
 async def test_what_others_get_is_one_row_for_a_client(backend: FakeBackend) -> None:
     backend.clients = [client(name, 10.0, waiting=1) for name in ("ann", "bob", "eve")]
-    keys = [ApiKey("ann", hash_key("a"))]
-    app = create_app(backend, ServerSettings(keys=keys, admin_key_sha256=hash_key("root")))
+    settings = ServerSettings(admin_key_sha256=hash_key("root"))
+    app = create_app(backend, settings, tenants_of(ann="a"))
     seen = {}
     async with client_of(app) as asking:
         for key in ("a", "root"):
@@ -207,6 +208,6 @@ async def test_schedule_refused(
 
 
 async def test_schedule_is_for_administrators(backend: FakeBackend) -> None:
-    app = create_app(backend, ServerSettings(keys=[ApiKey("ann", hash_key("a"))]))
+    app = create_app(backend, ServerSettings(), tenants_of(ann="a"))
     async with client_of(app, Authorization="Bearer a") as asking:
         assert (await asking.get("/v1/admin/schedule")).status_code == 403

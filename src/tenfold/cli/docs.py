@@ -144,8 +144,12 @@ name = "notes"
 source = "/models/notes.gguf"
 context_length = 4096
 
+[groups.research]
+tokens_per_minute = 20000
+
 [clients.alice]
 key_env = "ALICE_KEY"
+group = "research"
 weight = 2
 
 [catalogue.house-model]

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from tenfold.cli import (
     bench,
     chat,
+    clients,
     doctor,
     load,
     models,
@@ -80,7 +81,10 @@ def root(
     """Options of every verb; they stand before it."""
 
 
-for verb in (serve, chat, pull, models, ps, top, schedule, load, unload, bench, simulate, doctor):
+for verb in (
+    *(serve, chat, pull, models, ps, top, schedule, load, unload, clients),
+    *(bench, simulate, doctor),
+):
     verb.register(app)
 
 

@@ -66,11 +66,10 @@ def fetch_all(loaded: LoadedConfig, *, accept: bool) -> None:
 
 def server_settings(loaded: LoadedConfig) -> ServerSettings:
     """The HTTP face's settings, out of the config's ``[server]`` and ``[metrics]``."""
-    from tenfold.server.settings import ApiKey, ServerSettings
+    from tenfold.server.settings import ServerSettings
 
     server, metrics = loaded.config.server, loaded.config.metrics
     return ServerSettings(
-        keys=[ApiKey(client.name, client.key_sha256) for client in loaded.to_clients()],
         admin_key_sha256=loaded.admin_key_sha256() or None,
         cors_origins=list(server.cors),
         body_limit=server.max_body,
@@ -89,7 +88,7 @@ def server_settings(loaded: LoadedConfig) -> ServerSettings:
 def _run(loaded: LoadedConfig) -> None:
     import asyncio
 
-    from tenfold.fleet.assemble import build_service
+    from tenfold.fleet.assemble import build_service, build_tenants
     from tenfold.server.app import create_app
     from tenfold.server.logs import to_stderr
     from tenfold.server.run import bind
@@ -98,10 +97,11 @@ def _run(loaded: LoadedConfig) -> None:
     to_stderr()
     server = loaded.config.server
     settings = server_settings(loaded)
+    tenants = build_tenants(loaded)
     listener = bind(server.host, server.port)  # a port that is taken should not cost a load
 
     async def main() -> None:
-        service = build_service(loaded)
+        service = build_service(loaded, tenants)
         names = ", ".join(setup.name for setup in loaded.to_models())
 
         def ready(port: int) -> None:
@@ -109,7 +109,7 @@ def _run(loaded: LoadedConfig) -> None:
 
         try:
             await service.start()
-            app = create_app(service, settings)
+            app = create_app(service, settings, tenants)
             await serve_app(
                 app,
                 service,

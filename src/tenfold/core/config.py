@@ -7,7 +7,6 @@ dataclasses of ``core.settings``. Knows nothing of what the settings do.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,10 +19,12 @@ from pydantic.fields import FieldInfo
 from tenfold.core import layers, machine
 from tenfold.core.division import divide
 from tenfold.core.errors import ConfigError
+from tenfold.core.keys import hash_key
 from tenfold.core.names import check_name
 from tenfold.core.settings import (
     ClientSettings,
     DeviceSettings,
+    GroupSettings,
     ModelSetup,
     QueueSettings,
     RoutingSettings,
@@ -31,6 +32,7 @@ from tenfold.core.settings import (
     Speculation,
 )
 from tenfold.core.sizes import parse_bytes, parse_share
+from tenfold.core.tenancy import check_tree
 from tenfold.core.types import KVDtype
 
 
@@ -80,6 +82,11 @@ class ServerSection(Section):
     admin_key: str = Field(default="", description="key for /v1/admin; without one: loopback only")
     admin_key_env: str = Field(
         default="", description="environment variable that holds the admin key"
+    )
+    state: str = Field(
+        default="",
+        description="file that keeps live changes of clients and groups; empty: `clients.json` in "
+        "the user's state folder",
     )
     cors: list[str] = Field(default=[], description='browser origins that may call, or ["*"]')
     max_body: Bytes = Field(default=32 << 20, description="largest request body")
@@ -290,21 +297,52 @@ class ModelSection(Section):
     )
 
 
-class ClientSection(Section):
-    """A client's key, its share and its limits. Give exactly one of the three keys."""
+class TenantSection(Section):
+    """What clients and groups have in common."""
+
+    weight: float = Field(
+        default=1.0, gt=0, allow_inf_nan=False, description="share among its siblings"
+    )
+    group: str = Field(default="", description="the group it is in; empty: none")
+    requests_per_minute: Positive | None = Field(
+        default=None, description="requests begun in any 60 seconds, at most"
+    )
+    tokens_per_minute: Positive | None = Field(
+        default=None, description="tokens in any 60 seconds, prompts and answers together, at most"
+    )
+    max_concurrent: Positive | None = Field(
+        default=None, description="requests waiting or running at once, at most"
+    )
+
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class ClientSection(TenantSection):
+    """A client's keys, its share and its limits. Give exactly one of the first three keys. See
+    [clients.md](clients.md)."""
 
     key: str = Field(default="", description="the key itself")
     key_sha256: str = Field(
         default="", pattern="^([0-9a-f]{64})?$", description="hash of the key, in hex"
     )
     key_env: str = Field(default="", description="environment variable that holds the key")
-    weight: float = Field(
-        default=1.0, gt=0, allow_inf_nan=False, description="share among the clients"
-    )
+    more_keys_sha256: list[Sha256] = Field(default=[], description="hashes of further keys")
     max_requests: Positive | None = Field(
         default=None, description="waiting requests of this client"
     )
-    max_tokens: Positive | None = Field(default=None, description="prompt tokens of this client")
+    max_tokens: Positive | None = Field(
+        default=None, description="prompt tokens of this client that may wait"
+    )
+    isolate: bool = Field(
+        default=False, description="share no cached prefixes with any other client"
+    )
+    disabled: bool = Field(default=False, description="refuse its keys with status 403")
+
+
+class GroupSection(TenantSection):
+    """A group of clients, or of groups. Its limits count all that is in it. See
+    [clients.md](clients.md)."""
 
 
 class CatalogueSection(Section):
@@ -335,6 +373,7 @@ class Config(Section):
     metrics: MetricsSection = MetricsSection()
     models: dict[Names, ModelSection] = {}
     clients: dict[str, ClientSection] = {}
+    groups: dict[str, GroupSection] = {}
     catalogue: dict[Names, CatalogueSection] = {}
 
 
@@ -347,6 +386,7 @@ class Origin(NamedTuple):
 
 
 _SECRET = frozenset({"key", "admin_key", "api_keys"})
+_KEYS = {"key", "key_sha256", "key_env", "more_keys_sha256"}
 
 
 @dataclass(slots=True)
@@ -405,19 +445,26 @@ class LoadedConfig:
         ]
 
     def to_clients(self) -> list[ClientSettings]:
-        """Every client with the hash of its key: ``[clients]``, then the server's plain keys."""
+        """Every client with the hashes of its keys: ``[clients]``, then the server's plain keys."""
         found = [
-            ClientSettings(name, self._key_hash(name, c), c.weight, c.max_requests, c.max_tokens)
+            ClientSettings(
+                name, (self._key_hash(name, c), *c.more_keys_sha256), **c.model_dump(exclude=_KEYS)
+            )
             for name, c in self.config.clients.items()
         ]
         found += [
-            ClientSettings(f"key-{number}", _sha256(key))
-            for number, key in enumerate(self.config.server.api_keys, start=1)
+            ClientSettings(name, (hash_key(key),))
+            for name, key in zip(
+                _plain_names(self.config), self.config.server.api_keys, strict=True
+            )
         ]
-        hashes = [client.key_sha256 for client in found]
+        hashes = [key for client in found for key in client.keys]
         if len(set(hashes)) != len(hashes):
             raise ConfigError("two clients have the same key; every client needs its own")
         return found
+
+    def to_groups(self) -> list[GroupSettings]:
+        return [GroupSettings(name, **g.model_dump()) for name, g in self.config.groups.items()]
 
     def admin_key_sha256(self) -> str:
         """Hash of the admin key, empty when there is none."""
@@ -425,7 +472,7 @@ class LoadedConfig:
         key = server.admin_key
         if server.admin_key_env:
             key = self._secret(server.admin_key_env, "server.admin_key_env")
-        return _sha256(key) if key else ""
+        return hash_key(key) if key else ""
 
     def rows(self) -> Iterator[Origin]:
         """Every setting in force, those at their default too."""
@@ -449,8 +496,8 @@ class LoadedConfig:
                 f"and has {sum(given)}"
             )
         if client.key_env:
-            return _sha256(self._secret(client.key_env, f"clients.{name}.key_env"))
-        return client.key_sha256 or _sha256(client.key)
+            return hash_key(self._secret(client.key_env, f"clients.{name}.key_env"))
+        return client.key_sha256 or hash_key(client.key)
 
 
 def load_config(
@@ -486,6 +533,7 @@ def load_config(
         config = Config.model_validate(layers.nest(merged))
     except ValidationError as exc:
         raise ConfigError(_explain(exc, merged)) from None
+    _check_tenants(config, merged)
     origins = {".".join(key): given.origin for key, given in merged.items()}
     return LoadedConfig(config, origins, Path(path) if path else None, dict(environment))
 
@@ -509,6 +557,7 @@ def section_of(name: str) -> type[Section]:
     tables: dict[str, type[Section]] = {
         "models": ModelSection,
         "clients": ClientSection,
+        "groups": GroupSection,
         "catalogue": CatalogueSection,
     }
     if name in tables:
@@ -517,8 +566,31 @@ def section_of(name: str) -> type[Section]:
     return found
 
 
-def _sha256(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()
+def _plain_names(config: Config) -> list[str]:
+    """What the clients behind ``server.api_keys`` are called."""
+    return [f"key-{number}" for number in range(1, len(config.server.api_keys) + 1)]
+
+
+def _check_tenants(config: Config, given: layers.Layer) -> None:
+    """Names and the tree of groups; an error says where the culprit was written."""
+    taken = config.clients.keys() & set(_plain_names(config))
+    if taken:
+        raise ConfigError(
+            f"clients.{min(taken)}: this name is that of a key in server.api_keys; choose another"
+        )
+    try:
+        check_tree(
+            {name: client.group for name, client in config.clients.items()},
+            {name: group.group for name, group in config.groups.items()},
+        )
+    except ConfigError as exc:
+        raise ConfigError(f"{_where_tenants(given)}: {exc.message}") from None
+
+
+def _where_tenants(given: layers.Layer) -> str:
+    """Every place that speaks of clients or groups, the common case being one file."""
+    origins = [value.origin for key, value in given.items() if key[0] in ("clients", "groups")]
+    return ", ".join(dict.fromkeys(origins)) or "settings"
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -11,6 +11,7 @@
     ├── TooLarge 413                  body over the size limit
     ├── UnsupportedMedia 415          the body is not application/json
     ├── Overloaded 429                a queue is full; carries ``retry_after`` seconds
+    │   └── RateLimited 429           a client or its group is at a hard limit (``limit`` names it)
     ├── Unavailable 503               draining, or no worker came back in time
     ├── DeadlineExceeded 504          the request's own deadline passed
     ├── WorkerLost 502                the worker died after the request had sent a token
@@ -90,6 +91,14 @@ class Overloaded(TenfoldError):
     code = "rate_limit_exceeded"
 
 
+class RateLimited(Overloaded):
+    """``retry_after`` None: no waiting helps, the request alone is above the limit."""
+
+    def __init__(self, message: str, *, limit: str, retry_after: float | None = None) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.limit = limit
+
+
 class WorkerLost(TenfoldError):
     status = 502
     code = "worker_lost"
@@ -132,10 +141,10 @@ class PullError(TenfoldError):
 
 
 def _tree(cls: type[TenfoldError]) -> dict[str, type[TenfoldError]]:
-    found = {cls.code: cls}
+    found: dict[str, type[TenfoldError]] = {}
     for sub in cls.__subclasses__():
         found.update(_tree(sub))
-    return found
+    return found | {cls.code: cls}  # of two with one code, the more general
 
 
 def from_code(code: str, message: str, *, param: str | None = None) -> TenfoldError:

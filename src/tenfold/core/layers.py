@@ -15,7 +15,7 @@ from typing import Any
 from tenfold.core.errors import ConfigError
 from tenfold.core.names import name_of, split_model
 
-NAMED = frozenset({"models", "clients", "catalogue"})
+NAMED = frozenset({"models", "clients", "groups", "catalogue"})
 """Sections whose second word is a name the user chose."""
 
 PREFIX = "TENFOLD_"

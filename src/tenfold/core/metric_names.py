@@ -53,6 +53,12 @@ REQUESTS_REJECTED = MetricName(
     ("model", "client"),
     vllm=("vllm:admission_rejections",),
 )
+REQUESTS_LIMITED = MetricName(
+    "tenfold_requests_limited",
+    "counter",
+    "Requests refused because a client or its group was at a hard limit (429).",
+    ("client", "limit"),
+)
 HTTP_RESPONSES = MetricName(
     "tenfold_http_responses",
     "counter",

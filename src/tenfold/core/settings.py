@@ -165,11 +165,41 @@ class QueueSettings:
 
 
 @dataclass(slots=True)
-class ClientSettings:
-    """A client known by the sha256 of its key. None takes the queue's limits of one client."""
+class GroupSettings:
+    """A group of clients and groups: its share among its siblings, and hard limits that count all
+    of its clients together. ``group``: the group it is in, empty at the top. None: no limit."""
 
     name: str
-    key_sha256: str
+    weight: float = 1.0
+    group: str = ""
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    max_concurrent: int | None = None
+
+    def share(self) -> Share:
+        return Share(self.name, self.weight, self.group, is_group=True)
+
+
+@dataclass(slots=True)
+class ClientSettings:
+    """A client, known by the sha256 of its keys.
+
+    ``max_requests`` and ``max_tokens`` bound what of it may wait; None takes the queue's limits of
+    one client. The hard limits are as a group's. ``isolate``: nobody else meets what it leaves in
+    the prefix cache. ``disabled``: its keys are known and refused.
+    """
+
+    name: str
+    keys: tuple[str, ...] = ()
     weight: float = 1.0
     max_requests: int | None = None
     max_tokens: int | None = None
+    group: str = ""
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    max_concurrent: int | None = None
+    isolate: bool = False
+    disabled: bool = False
+
+    def share(self) -> Share:
+        return Share(self.name, self.weight, self.group)

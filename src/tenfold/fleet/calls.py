@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -12,6 +13,7 @@ from tenfold.core.messages import TokenOutput
 from tenfold.core.types import Constraint, EngineRequest
 from tenfold.fleet.supervisor import Supervisor
 from tenfold.fleet.types import GenerateRequest, RequestInfo
+from tenfold.scheduling.limits import Grant
 
 CallEvent = tuple[int, TokenOutput] | TenfoldError | None
 """Output of a choice; what ended the call; None: the worker died, send everything again."""
@@ -30,7 +32,8 @@ class Call:
     ``parts``: the choice of each engine request that has not ended. ``finished``: choices whose
     last output has come. ``submitted``: a worker has them, that of ``supervisor``; ``ran`` and
     ``answered``: whether they began to run there, and the tokens that came. ``sent_token``: the
-    client has seen output, so the call can no longer start anew.
+    client has seen output, so the call can no longer start anew. ``grant``: its room in the hard
+    limits. ``made``: tokens of each choice since it started, the last time it did.
     """
 
     request: GenerateRequest
@@ -38,6 +41,7 @@ class Call:
     began: float
     sends: list[EngineRequest]
     parts: dict[str, int]
+    grant: Grant
     events: asyncio.Queue[CallEvent] = field(default_factory=asyncio.Queue)
     state: Literal["waiting", "running"] = "waiting"
     supervisor: Supervisor | None = None
@@ -46,7 +50,7 @@ class Call:
     ran: bool = False
     answered: int = 0
     sent_token: bool = False
-    generated: int = 0
+    made: Counter[int] = field(default_factory=Counter)
     cached: int = 0
     queue_seconds: float | None = None
     started: set[str] = field(default_factory=set)
@@ -80,10 +84,16 @@ class Call:
         while not self.events.empty():
             event = self.events.get_nowait()
             over = event if isinstance(event, TenfoldError) else over
-        self.finished.difference_update(self.parts.values())
+        for index in self.parts.values():
+            self.finished.discard(index)
+            del self.made[index]
         if over is None and self.submissions >= MOST_SUBMISSIONS:
             over = WorkerLost(LOST_TWICE)
         self.events.put_nowait(over)
+
+    @property
+    def generated(self) -> int:
+        return self.made.total()
 
     def info(self, now: float) -> RequestInfo:
         return RequestInfo(

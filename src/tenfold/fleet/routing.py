@@ -42,6 +42,7 @@ class Routing:
             )
         self._block_tokens = sizes[0] if sizes else 16
         self._clock = clock
+        self._weighted: set[str] = set()
         self._feed = CacheFeed(self.policy, lambda name: send(name, AskPrefixes()), clock)
 
     # --- workers --------------------------------------------------------------------------------
@@ -69,9 +70,12 @@ class Routing:
     def set_shares(self, shares: Iterable[Share]) -> None:
         """The tree of shares. At a router each client has its weight, whatever its group: what
         groups leave each other is settled where there is work, at the workers."""
-        for share in shares:
-            if not share.is_group:
-                self.policy.set_weight(share.name, share.weight)
+        weights = {share.name: share.weight for share in shares if not share.is_group}
+        for client in self._weighted - weights.keys():
+            self.policy.set_weight(client, 1.0)
+        for client, weight in weights.items():
+            self.policy.set_weight(client, weight)
+        self._weighted = set(weights)
 
     # --- calls ----------------------------------------------------------------------------------
     def choose(self, request: EngineRequest, among: frozenset[str]) -> str:

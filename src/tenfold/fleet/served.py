@@ -170,6 +170,10 @@ class ServedModel:
             )
         return ids
 
+    def room_after(self, prompt: int) -> int:
+        """Tokens an answer can have behind a prompt of so many."""
+        return self.facts.context_length - prompt if self.facts is not None else 1 << 31
+
     async def encode(self, what: str, param: str) -> list[int]:
         """Tokenise; a long text on a thread, so that others' tokens keep flowing, and one that
         cannot fit not at all."""

@@ -41,7 +41,7 @@ from tenfold.core.messages import (
     ScheduleReport,
     StepDone,
 )
-from tenfold.core.settings import DeviceSettings, RoutingSettings
+from tenfold.core.settings import DeviceSettings, RoutingSettings, Share
 from tenfold.core.types import Constraint, ModelKind, Usage
 from tenfold.fleet.calls import LOST_TWICE, MOST_SUBMISSIONS, Call, engine_requests
 from tenfold.fleet.generation import ChoiceStream
@@ -62,6 +62,7 @@ from tenfold.fleet.types import (
 )
 from tenfold.fleet.workers import LocalWorker, Worker
 from tenfold.scheduling.admission import AdmissionController
+from tenfold.scheduling.limits import Grant, RateLimiter, Standing
 from tenfold.text.grammar_check import GrammarGate
 
 log = logging.getLogger("tenfold.fleet")
@@ -81,6 +82,7 @@ class Service:
         models: Iterable[ModelSource],
         *,
         admission: AdmissionController,
+        limiter: RateLimiter | None = None,
         routing: RoutingSettings | None = None,
         make_worker: Callable[[DeviceSettings], Worker] = LocalWorker,
         find_source: Callable[[str, str | None], ModelSource] | None = None,
@@ -89,6 +91,8 @@ class Service:
     ) -> None:
         self.clock = clock or SystemClock()
         self.admission = admission
+        self.limiter = limiter or RateLimiter(self.clock)
+        self.shares: list[Share] = []
         self.supervisors = {
             d.name: Supervisor(d, make_worker, partial(self._take, d.name), self._lost, self.clock)
             for d in devices
@@ -146,6 +150,19 @@ class Service:
 
     def _is_up(self, name: str) -> bool:
         return name in self._entries and self._entries[name].ready
+
+    # --- clients --------------------------------------------------------------------------------
+    def set_shares(self, shares: Iterable[Share]) -> None:
+        """The whole tree of shares, in place of the one before: for every worker that is up, and
+        every one that comes up, and for the router."""
+        self.shares = list(shares)
+        for supervisor in self.supervisors.values():
+            supervisor.set_shares(self.shares)
+        self.routing.set_shares(self.shares)
+
+    def standing(self, client: str) -> Standing | None:
+        """Where the client stands against its hard limits; None where it has none."""
+        return self.limiter.standing(client)
 
     # --- models ---------------------------------------------------------------------------------
     def models(self) -> list[ModelStatus]:
@@ -243,7 +260,7 @@ class Service:
         closing it aborts the call and frees its blocks within one engine step."""
         began = self.clock.now()
         entry = self._open_to(request.model, "generate")
-        with self._counted():
+        with self._counted(), self.limiter.enter(request.client, request.sampling.n) as grant:
             prompt = await entry.prompt_ids(request)
             constraint = request.sampling.constraint
             chat = request.prompt if isinstance(request.prompt, ChatPrompt) else None
@@ -251,7 +268,8 @@ class Service:
                 constraint = forced
                 await self.check_constraint(constraint, param="tools")
             self._check_open()
-            call = self._open_call(entry, request, prompt, constraint, began)
+            grant.reserve(len(prompt), request.sampling.max_tokens, entry.room_after(len(prompt)))
+            call = self._open_call(entry, request, prompt, constraint, began, grant)
             alarm = self._alarm(call)
             try:
                 choices = [entry.choice(i, request, prompt) for i in range(request.sampling.n)]
@@ -301,6 +319,7 @@ class Service:
         prompt: list[int],
         constraint: Constraint | None,
         began: float,
+        grant: Grant,
     ) -> Call:
         ids = [f"r{next(self._ids)}" for _ in range(request.sampling.n)]
         sends = engine_requests(request, prompt, constraint, began, ids)
@@ -312,7 +331,7 @@ class Service:
                     self.admission.gone(request.client, len(prompt), queued=True)
                 raise
         parts = {id: index for index, id in enumerate(ids)}
-        call = Call(request, prompt, began, sends, parts)
+        call = Call(request, prompt, began, sends, parts, grant)
         self._calls.update(dict.fromkeys(parts, call))
         return call
 
@@ -395,6 +414,7 @@ class Service:
         if len(self._ended) > MOST_ENDED:
             del self._ended[next(iter(self._ended))]
         self.admission.gone(call.request.client, len(call.prompt), queued=id not in call.started)
+        call.grant.end(index)
         if aborted and call.supervisor is not None:
             call.supervisor.send(Abort(id))
 
@@ -411,17 +431,20 @@ class Service:
         entry = self._open_to(model, "embed")
         if not inputs:
             return EmbedResult([], 0)
-        with self._counted():
+        with self._counted(), self.limiter.enter(client) as grant:
             ids = await entry.embed_ids(inputs)
             self._check_open()
             tokens = sum(len(row) for row in ids)
+            grant.reserve(tokens, 0, 0)
             self.admission.admit(client, tokens, self.clock.now())
             try:
                 for _ in range(MOST_SUBMISSIONS):
                     await self._await_holder(entry, RETURN_SECONDS)
                     place = min(entry.holders(), key=self._embedding)
                     with contextlib.suppress(WorkerLost):  # nothing was answered: ask the next one
-                        return await self._embed_once(place, model, ids)
+                        result = await self._embed_once(place, model, ids)
+                        grant.began(0)
+                        return result
                 raise WorkerLost(LOST_TWICE)
             finally:
                 self.admission.gone(client, tokens, queued=True)
@@ -468,15 +491,17 @@ class Service:
             if call is not None and started.request_id not in call.started:
                 call.started.add(started.request_id)
                 call.state = "running"
+                call.grant.began(call.parts[started.request_id])
                 if call.queue_seconds is None:
                     call.queue_seconds = started.at - call.began
                 self.admission.started(call.request.client, len(call.prompt), event.at)
         for output in event.outputs:
             call = self._calls.get(output.request_id)
             if call is not None:
-                call.generated += len(output.token_ids)
                 call.answered += len(output.token_ids)
                 index = call.parts[output.request_id]
+                call.made[index] += len(output.token_ids)
+                call.grant.output(index, call.made[index])
                 if output.finish is not None:
                     call.finished.add(index)
                 call.events.put_nowait((index, output))

@@ -24,11 +24,12 @@ from tenfold.core.messages import (
     ModelDown,
     ModelUp,
     ScheduleReport,
+    SetShares,
     UnloadModel,
     WorkerRefused,
     WorkerUp,
 )
-from tenfold.core.settings import DeviceSettings
+from tenfold.core.settings import DeviceSettings, Share
 from tenfold.core.types import ModelFacts
 from tenfold.fleet.workers import Worker
 
@@ -87,6 +88,7 @@ class Supervisor:
         self._was_up = False
         self._refused: TenfoldError | None = None
         self._stopped: TenfoldError | None = None
+        self._shares: list[Share] = []
 
     @property
     def worker(self) -> Worker | None:
@@ -237,6 +239,13 @@ class Supervisor:
                 retry_after=BACKOFF_SECONDS[-1],
             )
 
+    # --- clients --------------------------------------------------------------------------------
+    def set_shares(self, shares: list[Share]) -> None:
+        """Tell the worker now, if it is up, and whichever comes up later."""
+        self._shares = shares
+        if self.up is not None:
+            self.send(SetShares(shares))
+
     # --- traffic --------------------------------------------------------------------------------
     def send(self, command: Command) -> None:
         if self._worker is not None:
@@ -247,6 +256,8 @@ class Supervisor:
             case WorkerUp():
                 self.up, self._was_up = event, True
                 log.info("worker %s is up (pid %s); %s", self.name, event.pid, *event.notes)
+                if self._shares:  # a fresh worker has none
+                    self.send(SetShares(self._shares))
             case WorkerRefused(_, code, message):
                 self._refuse(from_code(code, message))
             case ModelUp(facts):

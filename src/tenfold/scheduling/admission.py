@@ -161,6 +161,13 @@ class AdmissionController:
         """What waits of each client that has something waiting."""
         return {name: line.load for name, line in self._lines.items()}
 
+    def set_limits(self, limits: Limits) -> None:
+        """These limits from now on. What waits already goes on waiting."""
+        self.limits = limits
+        self._server.bound = limits.server
+        for name, line in self._lines.items():
+            line.bound = limits.named.get(name, limits.client)
+
     def admit(self, client: str, tokens: int, now: float | None = None) -> None:
         """Count a request of so many prompt tokens as waiting.
 

@@ -8,12 +8,14 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from tenfold.core.clock import Clock
+from tenfold.fleet.tenants import Tenants
 from tenfold.server.backend import Backend
 from tenfold.server.envelope import Envelope
 from tenfold.server.errors import install_handlers
 from tenfold.server.handlers import (
     admin,
     chat,
+    clients,
     completions,
     embeddings,
     health,
@@ -23,16 +25,23 @@ from tenfold.server.handlers import (
     ui,
     workers,
 )
+from tenfold.server.limits import HEADERS as LIMIT_HEADERS
 from tenfold.server.openapi import document
 from tenfold.server.settings import ServerSettings
 from tenfold.server.state import ServerState
 from tenfold.server.version import version
 
-_EXPOSED = ["X-Request-Id", "X-Tenfold-Ignored", "Retry-After"]
+_EXPOSED = ["X-Request-Id", "X-Tenfold-Ignored", "Retry-After", *LIMIT_HEADERS]
 
 
-def create_app(backend: Backend, settings: ServerSettings, clock: Clock | None = None) -> FastAPI:
-    """An ASGI app over ``backend``. Apps share nothing: several may live in one process.
+def create_app(
+    backend: Backend,
+    settings: ServerSettings,
+    tenants: Tenants | None = None,
+    clock: Clock | None = None,
+) -> FastAPI:
+    """An ASGI app over ``backend``. Apps share nothing: several may live in one process. Without
+    ``tenants`` nobody needs a key, until a client is made live.
 
     ``app.state.server`` is its ServerState.
     """
@@ -43,10 +52,11 @@ def create_app(backend: Backend, settings: ServerSettings, clock: Clock | None =
         redoc_url=None,
         redirect_slashes=False,
     )
-    state = ServerState.make(backend, settings, clock)
+    state = ServerState.make(backend, settings, tenants, clock)
     app.state.server = state
     install_handlers(app)
-    for room in (chat, completions, embeddings, models, tokens, health, status, admin, workers):
+    rooms = (chat, completions, embeddings, models, tokens, health, status, admin, workers, clients)
+    for room in rooms:
         app.include_router(room.router)
     app.include_router(ui.make_router())
     app.add_middleware(Envelope, state=state)

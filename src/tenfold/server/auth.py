@@ -1,7 +1,7 @@
 """Who is calling, and what they may do.
 
-A key decides where keys are configured; a header only names a client where there are none. Knows
-nothing of requests' bodies.
+A key decides where there are clients; a header only names one where there are none. Knows nothing
+of requests' bodies.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from ipaddress import IPv6Address, ip_address
 from typing import Literal, NamedTuple
 
 from tenfold.core.errors import Forbidden, InvalidRequest, Unauthorized
-from tenfold.server.settings import ServerSettings, hash_key
+from tenfold.core.keys import hash_key
+from tenfold.core.tenancy import ADMIN, ANONYMOUS
+from tenfold.fleet.tenants import Tenants
+from tenfold.server.settings import ServerSettings
 
 Access = Literal["public", "client", "admin"]
 
-ADMIN_CLIENT = "admin"
 _PUBLIC = frozenset({"/", "/health", "/ready", "/version", "/openapi.json"})
 _CLIENT_NAME = re.compile(r"[\x21-\x7e]{1,64}")
 _PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-real-ip", "via")
@@ -43,8 +45,9 @@ def access_of(path: str, metrics_public: bool = True) -> Access:
 class Authenticator:
     """Turns headers and peer into a Caller, or refuses."""
 
-    def __init__(self, settings: ServerSettings) -> None:
+    def __init__(self, settings: ServerSettings, tenants: Tenants) -> None:
         self._settings = settings
+        self._tenants = tenants
 
     def caller(self, path: str, headers: Mapping[str, str], peer: str | None) -> Caller:
         """Raises Unauthorized (no key, or an unknown one), Forbidden, or InvalidRequest.
@@ -53,11 +56,11 @@ class Authenticator:
         """
         access = access_of(path, self._settings.metrics_public)
         if access == "public":
-            return Caller("anonymous", fixed=False)
+            return Caller(ANONYMOUS, fixed=False)
         known = self._known(_bearer(headers))
         if access == "admin":
             return self._admin(known, headers, peer)
-        if not self._settings.keys:
+        if not self._tenants.keys_required:
             # Without client keys any bearer goes: OpenAI's SDKs insist on sending one.
             return known if known and known.admin else _self_named(headers)
         if known is None:
@@ -73,28 +76,28 @@ class Authenticator:
             raise Forbidden(f"the key of client {known.name!r} may not use /v1/admin")
         if self._settings.admin_key_sha256 is not None:
             raise Unauthorized("/v1/admin needs the admin key", param="Authorization")
-        if self._settings.keys and _bearer(headers):
+        if self._tenants.keys_required and _bearer(headers):
             raise Unauthorized("this API key is not known", param="Authorization")
         if not _is_local(headers, peer):
             raise Forbidden(
                 "no admin key is configured, so /v1/admin answers only programs on this machine: "
                 "no other hosts, no proxies, no browser pages"
             )
-        return Caller(ADMIN_CLIENT, fixed=True, admin=True)
+        return Caller(ADMIN, fixed=True, admin=True)
 
     def _known(self, key: str | None) -> Caller | None:
-        """The key's owner. Every stored hash is compared, in constant time."""
+        """The key's owner, found in constant time. Raises Forbidden for a disabled client."""
         if key is None:
             return None
-        digest = hash_key(key)
-        owner: Caller | None = None
-        for name, stored in self._settings.keys:
-            if hmac.compare_digest(stored.lower(), digest):
-                owner = Caller(name, fixed=True)
+        client = self._tenants.owner(key)
         admin = self._settings.admin_key_sha256
-        if admin is not None and hmac.compare_digest(admin.lower(), digest):
-            owner = Caller(ADMIN_CLIENT, fixed=True, admin=True)
-        return owner
+        if admin is not None and hmac.compare_digest(admin.lower(), hash_key(key)):
+            return Caller(ADMIN, fixed=True, admin=True)
+        if client is not None and client.disabled:
+            raise Forbidden(
+                f"the client {client.name!r} is disabled here; ask whoever runs this server"
+            )
+        return Caller(client.name, fixed=True) if client is not None else None
 
 
 def _bearer(headers: Mapping[str, str]) -> str | None:
@@ -106,7 +109,7 @@ def _self_named(headers: Mapping[str, str]) -> Caller:
     """A client without a key, by the name it gives itself."""
     name = headers.get("x-client-id")
     if name is None:
-        return Caller("anonymous", fixed=False)
+        return Caller(ANONYMOUS, fixed=False)
     if not _CLIENT_NAME.fullmatch(name):
         raise InvalidRequest(
             "X-Client-Id should be 1 to 64 printable ASCII characters without spaces",

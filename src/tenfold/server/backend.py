@@ -20,6 +20,7 @@ from tenfold.fleet.types import (
     RequestInfo,
     WorkerStatus,
 )
+from tenfold.scheduling.limits import Standing
 
 
 class Backend(Protocol):
@@ -87,6 +88,10 @@ class Backend(Protocol):
 
     def drain_worker(self, name: str, draining: bool = True) -> WorkerStatus:
         """No new requests for this worker, or (False) new ones again. Raises NotFound."""
+        ...
+
+    def standing(self, client: str) -> Standing | None:
+        """Where a client stands against its hard limits; None where it has none."""
         ...
 
     async def stats(self) -> list[DeviceStats]: ...

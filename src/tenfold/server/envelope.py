@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tenfold.core.errors import TenfoldError
 from tenfold.server.errors import CLIENT_CLOSED, error_response, internal_error
+from tenfold.server.limits import limit_headers
 from tenfold.server.record import RequestRecord, log_line
 from tenfold.server.state import ServerState
 
@@ -40,7 +41,10 @@ class Envelope:
         async def stamped(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = record.id
+                answer = MutableHeaders(scope=message)
+                answer["X-Request-Id"] = record.id
+                if record.model:
+                    answer.update(limit_headers(self._state.backend.standing(record.client)))
             await send(message)
 
         try:
@@ -58,7 +62,7 @@ class Envelope:
             scope["state"]["caller"] = caller
             await self._app(scope, receive, send)
         except TenfoldError as error:
-            record.error = error.code
+            record.failed(error)
             await error_response(error)(scope, receive, send)
         except Exception:
             _log.exception("request %s failed on a bug", record.id)

@@ -15,7 +15,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from tenfold.core.errors import InvalidRequest, TenfoldError
+from tenfold.core.errors import InvalidRequest, RateLimited, TenfoldError
+from tenfold.scheduling.limits import WINDOW
 from tenfold.server.record import record_of
 
 CLIENT_CLOSED = 499
@@ -47,8 +48,10 @@ def error_body(error: TenfoldError) -> dict[str, Any]:
 
 
 def error_response(error: TenfoldError) -> Response:
-    headers = {}
-    if error.status in (429, 503) or error.retry_after is not None:
+    headers: dict[str, str] = {}
+    if isinstance(error, RateLimited) and error.retry_after is None:
+        headers |= {"Retry-After": str(round(WINDOW)), "X-Should-Retry": "false"}
+    elif error.status in (429, 503) or error.retry_after is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after or 1)))
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
@@ -65,7 +68,7 @@ def install_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(TenfoldError)
     async def on_tenfold(request: Request, error: TenfoldError) -> Response:
-        record_of(request.scope).error = error.code
+        record_of(request.scope).failed(error)
         return error_response(error)
 
     @app.exception_handler(RequestValidationError)

@@ -6,7 +6,7 @@ Names, labels and help live in ``core/metric_names.py``.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -30,6 +30,8 @@ class Metrics:
 
     def __init__(self, book: ClientBook, services: ServiceBook, compat: str = "none") -> None:
         self._book = book
+        self._services = services
+        self._known: set[str] = set()
         self._compat = compat == "vllm"
         self._registry = CollectorRegistry(auto_describe=False)
         self._workers = WorkerCollector()
@@ -69,6 +71,32 @@ class Metrics:
             for _ in range(count):
                 line.gaps.observe(gap / count)
 
+    def follow(self, clients: Collection[str]) -> None:
+        """These clients are there now. What is counted under the name of one that was there and is
+        gone is dropped, so that another can have its label."""
+        for client in self._known - set(clients):
+            self._forget(client)
+        for client in set(clients) - self._known:
+            self._book.welcome(client)
+        self._known = set(clients)
+
+    def _forget(self, client: str) -> None:
+        self._book.forget(client)
+        self._services.forget(client)
+        self._lines = {key: line for key, line in self._lines.items() if key[1] != client}
+        for entry in names.TABLE:
+            metric = self._counters.get(entry.name) or self._histograms.get(entry.name)
+            if metric is None or "client" not in entry.labels:
+                continue
+            samples = [sample.labels for family in metric.collect() for sample in family.samples]
+            own = {
+                tuple(labels[name] for name in entry.labels)
+                for labels in samples
+                if labels["client"] == client
+            }
+            for labels in own:
+                metric.remove(*labels)
+
     def response(self, record: RequestRecord, route: str) -> None:
         """An HTTP response is complete."""
         self._count(names.HTTP_RESPONSES, route, str(record.status))
@@ -78,7 +106,9 @@ class Metrics:
         client = self._book.label(record.client)
         if record.error:
             self._count(names.REQUESTS_FAILED, record.model, client, record.error)
-            if record.error == Overloaded.code:
+            if record.limit:
+                self._count(names.REQUESTS_LIMITED, client, record.limit)
+            elif record.error == Overloaded.code:
                 self._count(names.REQUESTS_REJECTED, record.model, client)
         if not record.ran:
             return

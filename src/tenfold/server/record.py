@@ -10,6 +10,7 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tenfold.core.errors import RateLimited, TenfoldError
 from tenfold.core.types import Usage
 from tenfold.fleet.types import ChoiceEnd, Delta, Finished, GenerateEvent
 
@@ -18,7 +19,8 @@ from tenfold.fleet.types import ChoiceEnd, Delta, Finished, GenerateEvent
 class RequestRecord:
     """One request. Times are seconds of the server's clock; ``first`` and ``last`` are tokens'.
 
-    ``client_fixed``: a key or header named the client, so the body's ``user`` does not.
+    ``client_fixed``: a key or header named the client, so the body's ``user`` does not. ``limit``:
+    the hard limit that refused it.
     """
 
     id: str
@@ -33,12 +35,19 @@ class RequestRecord:
     status: int = 0
     gone: bool = False
     error: str = ""
+    limit: str = ""
     usage: Usage = field(default_factory=Usage)
     queue_seconds: float | None = None
     first: float | None = None
     last: float | None = None
     finishes: list[str] = field(default_factory=list)
     last_by_choice: dict[int, float] = field(default_factory=dict)
+
+    def failed(self, error: TenfoldError) -> None:
+        """Note what the request ended with."""
+        self.error = error.code
+        if isinstance(error, RateLimited):
+            self.limit = error.limit
 
     def saw(self, event: GenerateEvent, now: float) -> float | None:
         """Note an event; returns the seconds since the choice's previous token, if it had one."""
@@ -81,11 +90,11 @@ class RequestRecord:
         }
 
 
-def log_line(fields: dict[str, Any], style: Literal["json", "text"]) -> str:
+def log_line(fields: dict[str, Any], style: Literal["json", "text"], event: str = "request") -> str:
     """One line without line breaks, whatever a client put into a field."""
     if style == "json":
-        return json.dumps({"event": "request", **fields})
-    return "request " + " ".join(f"{key}={_text(value)}" for key, value in fields.items())
+        return json.dumps({"event": event, **fields})
+    return f"{event} " + " ".join(f"{key}={_text(value)}" for key, value in fields.items())
 
 
 def record_of(scope: MutableMapping[str, Any]) -> RequestRecord:

@@ -112,7 +112,7 @@ def generate_request(
         sampling=sampling,
         priority=body.priority or 0,
         timeout=limit if body.timeout is None else body.timeout,
-        cache_salt=body.cache_salt or "",
+        cache_salt=state.tenants.namespace(record.client, body.cache_salt or ""),
         split_reasoning=isinstance(prompt, ChatPrompt),
         whole=not body.stream,
     )

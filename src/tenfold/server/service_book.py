@@ -98,6 +98,10 @@ class ServiceBook:
             while len(last) > MOST_REMEMBERED:
                 del last[next(iter(last))]
 
+    def forget(self, client: str) -> None:
+        """Drop the client's line; the book of labels has let go of it."""
+        self._totals.pop(client, None)
+
     def rows(self, shown: Callable[[str], str] = str) -> dict[str, ClientRow]:
         """Clients under the names by which ``shown`` calls their labels; those that it calls the
         same are one."""

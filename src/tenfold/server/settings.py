@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from hashlib import sha256
-from typing import Literal, NamedTuple
-
-
-class ApiKey(NamedTuple):
-    """A client's name, and the sha256 (64 hex digits) of its key: the key itself is not kept."""
-
-    name: str
-    sha256: str
-
-
-def hash_key(key: str) -> str:
-    """What to store for an API key: the hex sha256 of its UTF-8 bytes."""
-    return sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+from typing import Literal
 
 
 @dataclass(slots=True)
 class ServerSettings:
     """Settings of one server.
 
-    ``keys`` empty: nobody needs a key, clients name themselves. ``admin_key_sha256`` None: the
-    admin paths answer loopback peers that are no browser. ``body_limit`` in bytes.
+    ``admin_key_sha256`` None: the admin paths answer loopback peers that are no browser.
+    ``body_limit`` in bytes. Who the clients are, and their keys, is ``fleet.tenants``'.
     ``ping_seconds`` between keep-alive comments of a silent stream; 0 sends none.
     ``request_timeout`` (seconds) is the longest a request may take and the default of its
     ``timeout``. ``body_seconds``: how long a request's body may take to arrive.
@@ -32,7 +19,6 @@ class ServerSettings:
     ``drain_grace``: seconds between ``/ready`` turning 503 and new requests being refused.
     """
 
-    keys: list[ApiKey] = field(default_factory=list)
     admin_key_sha256: str | None = None
     cors_origins: list[str] = field(default_factory=list)
     body_limit: int = 32 << 20

@@ -10,6 +10,7 @@ from fastapi import Request
 
 from tenfold.core.clock import Clock, SystemClock
 from tenfold.core.errors import TenfoldError, Unavailable
+from tenfold.fleet.tenants import Tenants
 from tenfold.server.auth import Authenticator
 from tenfold.server.backend import Backend
 from tenfold.server.clients import ClientBook
@@ -27,6 +28,7 @@ class ServerState:
     backend: Backend
     settings: ServerSettings
     clock: Clock
+    tenants: Tenants
     auth: Authenticator
     book: ClientBook
     metrics: Metrics
@@ -40,18 +42,26 @@ class ServerState:
 
     @classmethod
     def make(
-        cls, backend: Backend, settings: ServerSettings, clock: Clock | None = None
+        cls,
+        backend: Backend,
+        settings: ServerSettings,
+        tenants: Tenants | None = None,
+        clock: Clock | None = None,
     ) -> ServerState:
         clock = clock or SystemClock()
+        tenants = tenants or Tenants(clock=clock)
         book = ClientBook(settings.max_client_labels)
         services = ServiceBook(book)
+        metrics = Metrics(book, services, settings.metrics_compat)
+        tenants.listen(lambda: metrics.follow(tenants.clients))
         return cls(
             backend=backend,
             settings=settings,
             clock=clock,
-            auth=Authenticator(settings),
+            tenants=tenants,
+            auth=Authenticator(settings, tenants),
             book=book,
-            metrics=Metrics(book, services, settings.metrics_compat),
+            metrics=metrics,
             stats=StatsCache(backend, clock, services),
             services=services,
             grammars=GrammarCheck(),

@@ -119,7 +119,7 @@ class EventStream(Response):
         except TenfoldError as error:
             if not self._started:
                 raise
-            record_of(scope).error = error.code
+            record_of(scope).failed(error)
             await self._write(send, error_frame(error))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

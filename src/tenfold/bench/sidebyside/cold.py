@@ -17,6 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import gettempdir
 
 from tenfold.bench.sidebyside.process import PeerFailed
 from tenfold.bench.sidebyside.specs import PeerSpec
@@ -48,6 +49,8 @@ def _tenfold(
         "--port", str(port), "--set", f"device.threads={threads}",
         "--set", f"kernels.mode={spec.options['mode']}",
     ]  # fmt: skip
+    # The user's own clients, with their keys, are not this server's: a file that never is there.
+    command += ["--set", f"server.state={gettempdir()}/tenfold-bench-{os.getpid()}/clients.json"]
     if spec.options["arch"]:
         command += ["--set", f"kernels.arch={spec.options['arch']}"]
     return ServerCommand(command, "model", {})

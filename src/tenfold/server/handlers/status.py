@@ -33,7 +33,7 @@ async def status(request: Request) -> Response:
     """Models, pages, queue and clients. With API keys, other clients' names and ids are hidden."""
     state = state_of(request)
     caller: Caller = request.scope["state"]["caller"]
-    hides = bool(state.settings.keys) and not caller.admin
+    hides = state.tenants.keys_required and not caller.admin
     return Json(await _report(state, caller.name if hides else None))
 
 
