@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from tenfold.core.errors import ConfigError
 from tenfold.core.messages import ModelOptions
 from tenfold.core.settings import DeviceSettings, ModelSetup, Share
 from tenfold.fleet.catalogue import Catalogue, entries_of
@@ -48,18 +49,44 @@ def device_settings(device: DeviceSettings, store: Store) -> DeviceSettings:
     return replace(device, cache_dir=device.cache_dir or str(store.root))
 
 
+class Workers(NamedTuple):
+    """What each worker is set up with, and how it is made."""
+
+    devices: list[DeviceSettings]
+    make: Callable[[DeviceSettings], Worker]
+
+
+def workers_of(loaded: LoadedConfig) -> Workers:
+    """Processes of this machine, or actors of the Ray cluster that is configured, which is joined.
+    Raises ConfigError where that cannot be."""
+    device = loaded.config.device
+    if not device.ray:
+        return Workers(loaded.to_devices(), LocalWorker)
+    if "%" in str(device.memory):
+        raise ConfigError(
+            f"device.memory = {device.memory!r} would be a part of this machine's memory; with Ray "
+            "give bytes, or nothing for 60 % of what each node has free"
+        )
+    from tenfold.fleet.ray_workers import RayCluster
+
+    cluster = RayCluster(device.ray, loaded.to_device_settings(), device.workers)
+    return Workers(cluster.devices(), cluster.worker)
+
+
 def build_service(
-    loaded: LoadedConfig, make_worker: Callable[[DeviceSettings], Worker] = LocalWorker
+    loaded: LoadedConfig, make_worker: Callable[[DeviceSettings], Worker] | None = None
 ) -> Service:
-    """The service of one server. Every configured model must be in the store already."""
+    """The service of one server. Every configured model must be in the store already.
+    ``make_worker``: in place of what the configuration asks for."""
+    workers = Workers(loaded.to_devices(), make_worker) if make_worker else workers_of(loaded)
     store = Store(catalogue=Catalogue(entries_of(loaded.config.catalogue)))
     limits = Limits.from_settings(loaded.to_queue_settings(), loaded.to_clients())
     service = Service(
-        [device_settings(device, store) for device in loaded.to_devices()],
+        [device_settings(device, store) for device in workers.devices],
         [source_of(setup, store) for setup in loaded.to_models()],
         admission=AdmissionController(limits),
         routing=loaded.to_routing(),
-        make_worker=make_worker,
+        make_worker=workers.make,
         find_source=lambda name, source: find_source(name, source, store),
     )
     service.routing.set_shares(Share(c.name, c.weight) for c in loaded.to_clients())
