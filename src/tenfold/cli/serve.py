@@ -32,7 +32,12 @@ def serve(
         bool, typer.Option("--exact", help="Output that does not depend on batching.")
     ] = False,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Worker processes that share the machine. [1]")
+        int | None,
+        typer.Option(min=1, help="Worker processes that share the machine. [1, or one a Ray node]"),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Run the workers on this Ray cluster, or auto."),
     ] = None,
     accept_licence: AcceptLicence = False,
 ) -> None:
@@ -46,6 +51,7 @@ def serve(
         "server.host": host,
         "server.port": port,
         "device.workers": workers,
+        "device.ray": ray,
         "kernels.mode": "exact" if exact else None,
     }
     loaded = load_config(config, sets or (), models=models or (), flags=flags)

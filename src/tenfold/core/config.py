@@ -112,10 +112,14 @@ class DeviceSection(Section):
     """The device that holds the models: a named share of this machine."""
 
     name: str = Field(default="cpu:0", description="the device's name; cuda:0 is a GPU")
-    workers: Positive = Field(
-        default=1,
+    workers: int = Field(
+        default=0,
+        ge=0,
         description="worker processes: cpu workers divide memory and threads, cuda workers take a "
-        "GPU each",
+        "GPU each; 0 is one, or with `ray` one a node",
+    )
+    ray: str = Field(
+        default="", description="address of a Ray cluster whose nodes run the workers, or auto"
     )
     memory: Share = Field(
         default=0, description='its memory: "4GiB", or "60%" of what is free; 0 is 60%'
@@ -400,7 +404,7 @@ class LoadedConfig:
 
     def to_device_settings(self) -> DeviceSettings:
         """The whole device's settings; a share of memory becomes bytes of what is free now."""
-        values = self.config.device.model_dump(exclude={"memory", "workers"})
+        values = self.config.device.model_dump(exclude={"memory", "workers", "ray"})
         free = machine.memory().available
         return DeviceSettings(
             memory_bytes=parse_share(self.config.device.memory, free),
@@ -415,7 +419,8 @@ class LoadedConfig:
         """One for each worker, which divide the device among them."""
         free = machine.memory().available
         cores = sorted(os.sched_getaffinity(0))
-        return divide(self.to_device_settings(), self.config.device.workers, cores, free)
+        workers = self.config.device.workers or 1
+        return divide(self.to_device_settings(), workers, cores, free)
 
     def to_routing(self) -> RoutingSettings:
         schedule = self.config.schedule

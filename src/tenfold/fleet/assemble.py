@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from tenfold.core.errors import ConfigError
 from tenfold.core.messages import ModelOptions
 from tenfold.core.settings import DeviceSettings, ModelSetup
 from tenfold.fleet.catalogue import Catalogue, entries_of
@@ -58,21 +59,46 @@ def build_tenants(loaded: LoadedConfig) -> Tenants:
     return Tenants(loaded.to_clients(), loaded.to_groups(), file=TenantFile(path))
 
 
+class Workers(NamedTuple):
+    """What each worker is set up with, and how it is made."""
+
+    devices: list[DeviceSettings]
+    make: Callable[[DeviceSettings], Worker]
+
+
+def workers_of(loaded: LoadedConfig) -> Workers:
+    """Processes of this machine, or actors of the Ray cluster that is configured, which is joined.
+    Raises ConfigError where that cannot be."""
+    device = loaded.config.device
+    if not device.ray:
+        return Workers(loaded.to_devices(), LocalWorker)
+    if "%" in str(device.memory):
+        raise ConfigError(
+            f"device.memory = {device.memory!r} would be a part of this machine's memory; with Ray "
+            "give bytes, or nothing for 60 % of what each node has free"
+        )
+    from tenfold.fleet.ray_workers import RayCluster
+
+    cluster = RayCluster(device.ray, loaded.to_device_settings(), device.workers)
+    return Workers(cluster.devices(), cluster.worker)
+
+
 def build_service(
     loaded: LoadedConfig,
     tenants: Tenants,
-    make_worker: Callable[[DeviceSettings], Worker] = LocalWorker,
+    make_worker: Callable[[DeviceSettings], Worker] | None = None,
 ) -> Service:
     """The service of one server. Every configured model must be in the store already. Shares and
-    limits follow ``tenants``."""
+    limits follow ``tenants``. ``make_worker``: in place of what the configuration asks for."""
+    workers = Workers(loaded.to_devices(), make_worker) if make_worker else workers_of(loaded)
     store = Store(catalogue=Catalogue(entries_of(loaded.config.catalogue)))
     queue = loaded.to_queue_settings()
     service = Service(
-        [device_settings(device, store) for device in loaded.to_devices()],
+        [device_settings(device, store) for device in workers.devices],
         [source_of(setup, store) for setup in loaded.to_models()],
         admission=AdmissionController(Limits.from_settings(queue)),
         routing=loaded.to_routing(),
-        make_worker=make_worker,
+        make_worker=workers.make,
         find_source=lambda name, source: find_source(name, source, store),
     )
 
