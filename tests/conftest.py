@@ -8,9 +8,14 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tenfold.core.errors import TenfoldError
 from tenfold.fleet.store import Store
+
+# How long an example takes says nothing on a machine that has other work.
+settings.register_profile("tenfold", deadline=None)
+settings.load_profile("tenfold")
 
 # Set TRITON_INTERPRET=1 yourself to interpret on a machine with a GPU; then its own tests skip.
 if not Path("/dev/nvidiactl").exists():
