@@ -31,7 +31,7 @@ PAGE = 4096
 
 def settings(log: Path) -> DeviceSettings:
     return DeviceSettings.of(
-        memory_bytes=530_000,
+        memory_bytes=500_000,
         page_bytes=PAGE,
         threads=1,
         kernels_mode="exact",
@@ -51,10 +51,10 @@ def requests(random: Random) -> list[tuple[int, str, str, list[int], int]]:
     shared = {c: [random.randrange(3, 300) for _ in range(28)] for c in "abc"}
     found = []
     at = 0
-    for number in range(40):
+    for number in range(26):
         client = random.choice("aaabc")
         own = [random.randrange(3, 300) for _ in range(random.randrange(2, 30))]
-        found.append((at, f"r{number}", client, shared[client] + own, random.randrange(3, 24)))
+        found.append((at, f"r{number}", client, shared[client] + own, random.randrange(3, 44)))
         at += random.choice((0, 0, 0, 1, 2, 9))
     return found
 
