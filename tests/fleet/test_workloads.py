@@ -105,7 +105,7 @@ def test_a_closed_loop_keeps_so_many_programs_under_way_until_the_end() -> None:
 def test_after_a_failure_the_client_goes_on() -> None:
     (call,) = Plain(clients=1).calls(0, 10.0)
     (following,) = failed(call, 4.0)
-    assert following.at == 4.0 and following.program is not call.program
+    assert following.at == 5.0 and following.program is not call.program
     assert failed(following, 11.0) == []
 
 
