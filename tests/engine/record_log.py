@@ -29,21 +29,19 @@ LOG = Path(__file__).parents[1] / "data" / "engine_log.jsonl"
 PAGE = 4096
 
 
-def settings(log: Path) -> DeviceSettings:
-    return DeviceSettings.of(
-        memory_bytes=500_000,
-        page_bytes=PAGE,
-        threads=1,
-        kernels_mode="exact",
-        native=False,  # then steps need no scratch of the pool
-        block_tokens=4,
-        max_running=5,
-        max_step_tokens=48,
-        itl_target=0.004,
-        policy="dlpm",
-        quantum=40.0,
-        step_log=str(log),
-    )
+SETTINGS: dict[str, Any] = {
+    "memory_bytes": 500_000,
+    "page_bytes": PAGE,
+    "threads": 1,
+    "kernels_mode": "exact",
+    "native": False,  # then steps need no scratch of the pool
+    "block_tokens": 4,
+    "max_running": 5,
+    "max_step_tokens": 48,
+    "itl_target": 0.004,
+    "policy": "dlpm",
+    "quantum": 40.0,
+}
 
 
 def requests(random: Random) -> list[tuple[int, str, str, list[int], int]]:
@@ -62,7 +60,7 @@ def requests(random: Random) -> list[tuple[int, str, str, list[int], int]]:
 def record(folder: Path) -> list[dict[str, Any]]:
     """The lines of the log."""
     log = folder / "steps.jsonl"
-    said = settings(log)
+    said = DeviceSettings.of(**SETTINGS, step_log=str(log))
     tokens: dict[str, list[int]] = {}
 
     def hear(event: Event) -> None:
@@ -79,7 +77,7 @@ def record(folder: Path) -> list[dict[str, Any]]:
     asked = requests(Random(7))
     lines: list[dict[str, Any]] = [
         {
-            "settings": asdict(said) | {"step_log": ""},
+            "settings": SETTINGS,
             "facts": asdict(instance.facts),
             "groups": [asdict(group) for group in batcher.cache.groups],
             "weight_pages": instance.stats().weight_pages,

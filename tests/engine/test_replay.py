@@ -48,7 +48,7 @@ def replay(lines: list[dict[str, Any]]) -> tuple[list[Plan], int]:
     setup, said = lines[0], lines[-1]["tokens"]
     steps = [line for line in lines if "slices" in line]
     asked = [line for line in lines if "prompt" in line]
-    settings = DeviceSettings.from_dict(setup["settings"])
+    settings = DeviceSettings.of(**setup["settings"])
     clock = VirtualClock()
     device = SimulatedDevice(settings)
     engine = Engine(device, clock, lambda event: None)
