@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from tenfold.core.clock import Clock, VirtualClock
+from tenfold.core.clock import VirtualClock
 from tenfold.core.messages import (
-    DeviceStats,
     Event,
     Generate,
-    LoadModel,
     RequestFailed,
     RequestStarted,
     StepDone,
@@ -21,16 +19,10 @@ from tenfold.costs.step import FixedStepModel, StepCosts, StepModel
 from tenfold.engine.batcher import Batcher
 from tenfold.engine.engine import Engine
 from tenfold.engine.executor import Executor
-from tenfold.engine.instance import GenerateInstance
 from tenfold.engine.sequence import Choice, StepPlan
 from tenfold.engine.simulated import CountingPages, SimulatedRunner
-from tenfold.engine.speculator import Speculator, speculator
-from tenfold.kvcache.cache import KVCache
-from tenfold.kvcache.waiting import MatchIndex
-from tenfold.scheduling.accounts import Accounts
-from tenfold.scheduling.base import PolicySetup
-from tenfold.scheduling.registry import policies
-from tenfold.scheduling.reservations import Reservations
+from tenfold.engine.simulated_device import SimulatedDevice, SimulatedModel
+from tenfold.engine.speculator import Speculator
 
 BLOCK = 4
 PAGE = 4096
@@ -56,39 +48,6 @@ class Recorder:
 
     def forget(self, request_id: str) -> None:
         self.inner.forget(request_id)
-
-
-class NoDevice:
-    """A device that holds nothing: models are attached by hand."""
-
-    name = "sim:0"
-
-    def __init__(self, accounts: Accounts) -> None:
-        self.accounts = accounts
-
-    def capacity_bytes(self) -> int:
-        return 0
-
-    def notes(self) -> list[str]:
-        return []
-
-    def load(self, command: LoadModel, clock: Clock, *_: object) -> GenerateInstance:
-        raise AssertionError("a simulated device loads nothing")
-
-    def stats(self, id: str) -> DeviceStats:
-        return DeviceStats(id, self.name, PAGE, 0, 0, 0, 0)
-
-    def prepare_pages(self) -> bool:
-        return False
-
-    def limited(self, name: str) -> bool:
-        return False
-
-    def check(self) -> list[str]:
-        return []
-
-    def close(self) -> None:
-        pass
 
 
 @dataclass
@@ -122,8 +81,10 @@ class Sim:
     def __init__(self, **settings: object) -> None:
         self.clock = VirtualClock()
         self.heard = Heard()
-        self.settings = DeviceSettings.of(block_tokens=BLOCK, page_bytes=PAGE, **settings)  # type: ignore[arg-type]
-        self.engine = Engine(NoDevice(Accounts(self.settings.schedule)), self.clock, self.heard)
+        values = {"name": "sim:0", "block_tokens": BLOCK, "page_bytes": PAGE, **settings}
+        self.settings = DeviceSettings.of(**values)  # type: ignore[arg-type]
+        self.device = SimulatedDevice(self.settings)
+        self.engine = Engine(self.device, self.clock, self.heard)
         self.recorders: dict[str, Recorder] = {}
 
     def add(
@@ -141,45 +102,19 @@ class Sim:
         """Attach a model whose KV draws on ``pages`` (shared between models if given twice).
 
         ``drafts``: in place of what the settings say."""
-        said = self.settings
-        pages = pages or CountingPages(blocks * len(groups))
-        cache = KVCache(
-            list(groups),
-            [pages] * len(groups),
-            block_tokens=BLOCK,
-            page_bytes=PAGE,
-            capacity_blocks=[blocks] * len(groups),
-            prefix_cache=self.settings.prefix_cache,
-        )
-        matches = MatchIndex(cache.tree)
-        accounts = self.engine.device.accounts
-        setup = PolicySetup(matches, said.schedule, accounts.of_model(name), price)
-        policy = policies.get(said.schedule.policy)(setup)
-        reservations = None
-        if said.schedule.admission == "reserve":
-            whole = sum(ledger.blocks * ledger.block_bytes for ledger in cache.ledgers)
-            held = min(whole, pages.capacity * PAGE)
-            reservations = Reservations(lambda: held)
-        facts = ModelFacts(name, "generate", "sim", context, 100, 8, 0, 0, 0, [99])
-        batcher = Batcher(
-            facts,
-            cache,
-            matches,
-            policy,
+        recorder = Recorder(executor or SimulatedRunner(self.clock, costs()))
+        self.recorders[name] = recorder
+        model = SimulatedModel(
+            ModelFacts(name, "generate", "sim", context, 100, 8, 0, 0, 0, [99]),
+            groups,
             costs(),
-            self.settings,
-            self.clock,
-            self.engine.neighbours(name),
-            drafts or speculator(said.speculation, said.draft_tokens, said.draft_match),
-            books=accounts.open(name, price),
-            reservations=reservations,
+            recorder,
+            pages=pages or CountingPages(blocks * len(groups)),
+            blocks=blocks,
+            drafts=drafts,
+            price=price,
         )
-        self.recorders[name] = Recorder(executor or SimulatedRunner(self.clock, costs()))
-        instance = GenerateInstance(
-            facts, batcher, self.recorders[name], self.clock, lambda: None, lambda: (0, pages.used)
-        )
-        self.engine.attach(name, instance)
-        return batcher
+        return self.device.attach(self.engine, model, self.clock).batcher
 
     def ask(self, id: str, prompt: list[int], output: int = 8, **fields: object) -> None:
         sampling = SamplingParams(max_tokens=output, temperature=0.0, ignore_eos=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,10 @@ def simulation(on: Cell, rival: Rival, costs: Path, seconds: float, seed: int) -
 def compare(found: Check) -> Check:
     """Fill in the errors and who is ranked otherwise."""
     for name, measured in found.real.items():
-        found.latency_error[name] = found.simulated[name].latency_p50 / measured.latency_p50 - 1
+        simulated = found.simulated[name].latency_p50
+        found.latency_error[name] = (
+            simulated / measured.latency_p50 - 1 if measured.latency_p50 else inf
+        )
     for measure in RANKED:
         real, model = _column(found.real, measure), _column(found.simulated, measure)
         for a, b in combinations(found.real, 2):

@@ -99,33 +99,41 @@ class SimulatedDevice:
     def _cache(self, model: SimulatedModel, pages: CountingPages) -> KVCache:
         settings = self.settings
         weights = -(-model.facts.weight_bytes // settings.page_bytes)
-        left = pages.available() * settings.page_bytes if pages.map(range(weights)) else 0
-        self._weight_pages += weights
+        mapped = pages.map(range(weights))
+        self._weight_pages += weights if pages is self.pages else 0
+        left = pages.available() * settings.page_bytes if mapped else 0
         sizes = [group.block_bytes(settings.block_tokens) for group in model.groups]
-        blocks = [model.blocks or left // size for size in sizes]
-        if min(blocks) < 1:
+        if left < sum(sizes):
             raise OutOfMemory(
                 f"{model.facts.name} has {model.facts.weight_bytes} bytes of weights and leaves "
                 f"{left} of {settings.memory_bytes} for keys and values, less than a block of "
                 f"{settings.block_tokens} tokens; raise the memory"
             )
+        whole = pages.capacity * settings.page_bytes
         return KVCache(
             list(model.groups),
             [pages] * len(sizes),
             block_tokens=settings.block_tokens,
             page_bytes=settings.page_bytes,
-            capacity_blocks=blocks,
+            capacity_blocks=[model.blocks or whole // size for size in sizes],
             prefix_cache=settings.prefix_cache,
+            page_limit=None if model.blocks else pages.capacity - weights,
         )
+
+    @property
+    def kv_bytes(self) -> int:
+        """What all models' keys and values can have between them."""
+        return (self.pages.capacity - self._weight_pages) * self.settings.page_bytes
 
     def _reservations(self, pages: CountingPages, cache: KVCache) -> Reservations | None:
         """Of all models that draw on these pages."""
         if self.settings.schedule.admission != "reserve":
             return None
         if pages not in self._promises:
-            weights = self._weight_pages if pages is self.pages else 0
-            whole = sum(ledger.blocks * ledger.block_bytes for ledger in cache.ledgers)
-            held = min(whole, (pages.capacity - weights) * self.settings.page_bytes)
+            held = self.kv_bytes
+            if pages is not self.pages:
+                whole = sum(ledger.blocks * ledger.block_bytes for ledger in cache.ledgers)
+                held = min(whole, pages.capacity * self.settings.page_bytes)
             self._promises[pages] = Reservations(lambda: held)
         return self._promises[pages]
 

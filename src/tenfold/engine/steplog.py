@@ -48,9 +48,9 @@ class StepLog:
         shape = plan.shape
         line = {
             "model": model,
-            "at": round(at, 6),
-            "seconds": round(seconds, 7),
-            "around": round(around, 7),
+            "at": at,
+            "seconds": seconds,
+            "around": around,
             "shape": {name: getattr(shape, name) for name in _SHAPE},
             "slices": [(piece.seq.request.id, piece.start, piece.count) for piece in plan.slices],
         }

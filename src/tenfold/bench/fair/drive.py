@@ -66,6 +66,8 @@ class Driver:
             task.result()  # a fault of ours must not go unseen
 
     async def _answer(self, call: Call) -> None:
+        if (pause := call.at - self._now()) > 0:
+            await asyncio.sleep(pause)
         asked(call)
         prompt = call.prompt[:].tolist()
         outcome = Outcome(

@@ -114,8 +114,7 @@ def _memory(simulation: Simulation, costs: DeviceCosts) -> int:
 
 def _drift(simulation: Simulation, workers: list[SimulatedWorker], run: Run) -> list[Drift]:
     """Of the busiest workers, and of all of them together."""
-    cache = workers[0].instance.batcher.cache
-    tokens = cache.ledgers[0].blocks * cache.block_tokens
+    tokens = workers[0].device.kv_bytes // simulation.cluster.kv_token_bytes
     most = simulation.cluster.max_running
 
     def measure(where: str, mine: list[Outcome], count: int) -> Drift:

@@ -52,9 +52,9 @@ class SimulatedWorker:
         """Grows whenever ``due`` changes."""
         self._inbox: list[EngineRequest] = []
         self._ahead: list[float] = []
-        device = SimulatedDevice(_device(name, cluster, schedule, memory_bytes))
-        self.engine = Engine(device, self.clock, self.heard.append)
-        self.instance = device.attach(
+        self.device = SimulatedDevice(_device(name, cluster, schedule, memory_bytes))
+        self.engine = Engine(self.device, self.clock, self.heard.append)
+        self.instance = self.device.attach(
             self.engine,
             _model(cluster, costs, self.clock),
             self.clock,

@@ -55,6 +55,10 @@ class Call:
     then: Then | None = None
 
 
+PAUSE = 1.0
+"""Seconds that a client waits after a failure."""
+
+
 def asked(call: Call) -> None:
     """Book that a call was sent."""
     if call.program.began < 0:
@@ -74,7 +78,7 @@ def answered(call: Call, tokens: list[int], now: float) -> list[Call]:
 def failed(call: Call, now: float) -> list[Call]:
     """A call was refused or lost, and its program ends there; gives what its client does next."""
     after, call.program.next = call.program.next, None
-    return [] if after is None else list(after(now))
+    return [] if after is None else list(after(now + PAUSE))
 
 
 class Workload(Protocol):
