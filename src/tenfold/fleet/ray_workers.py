@@ -180,7 +180,9 @@ class RayWorker:
         """Commands that were given before the actor was there; None since then."""
 
     async def start(self, on_event: OnEvent, on_exit: OnExit) -> None:
-        self._place = await asyncio.to_thread(self._cluster.place, self.settings)
+        # On the loop's own thread, which calls the other actors: Ray locked up, now and then, when
+        # a second thread made one meanwhile.
+        self._place = self._cluster.place(self.settings)
         self._watching = asyncio.create_task(self._watch(self._place, on_event, on_exit))
 
     async def _watch(self, place: Place, on_event: OnEvent, on_exit: OnExit) -> None:

@@ -331,7 +331,10 @@ class Supervisor:
 
     # --- questions ------------------------------------------------------------------------------
     async def stats(self) -> DeviceStats | None:
-        """The device's state now, or the last one known if a long step delays the answer."""
+        """The device's state now, or the last one known if a long step delays the answer or the
+        worker is away."""
+        if self.up is None:
+            return self.last_stats
         return await self._ask(AskStats, DeviceStats) or self.last_stats
 
     async def schedule(self, most: int) -> ScheduleReport | None:
