@@ -210,6 +210,8 @@ def test_clients_weigh_what_their_shares_say() -> None:
     routing.set_shares([Share("team", 5.0, is_group=True), Share("a", 3.0, "team")])
     assert isinstance(routing.policy, D2LPM)
     assert (routing.policy._share("a"), routing.policy._share("team")) == (30.0, 10.0)
+    routing.set_shares([Share("b", 2.0)])
+    assert (routing.policy._share("a"), routing.policy._share("b")) == (10.0, 20.0)
 
 
 def test_workers_must_name_prefixes_alike() -> None:
