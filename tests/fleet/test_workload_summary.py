@@ -105,3 +105,16 @@ def test_the_widest_gap_is_found_while_both_wait() -> None:
     assert found.clients == ("a", "b") and found.gap == pytest.approx(120.0)
     assert found.bound == 2 * (500 + 2 * 2 * 10 + 50)
     assert worst_drift("w", calls, limits, {"a": 2.0}, 20.0).gap == pytest.approx(60.0)
+
+
+def test_over_several_workers_only_clients_that_wait_at_all_of_them_are_compared() -> None:
+    def waits(client: str, worker: str, until: float, prompt: int) -> Outcome:
+        return outcome(client, 0.0, until + 1, until + 1, prompt, 1, started=until, worker=worker)
+
+    limits = Limits(ScheduleSettings(policy="dlpm", quantum=50.0), 2, 1000, workers=2)
+    calls = [waits("a", "v", 4.0, 100), waits("a", "w", 9.0, 10), waits("b", "v", 9.0, 10)]
+    assert worst_drift("all", calls, limits, {}, 20.0).gap == 0.0
+    calls.append(waits("b", "w", 6.0, 70))  # both wait at both until 4, where a gets its 100
+    assert worst_drift("all", calls, limits, {}, 20.0).gap == pytest.approx(0.0, abs=1e-3)
+    calls.append(waits("a", "v", 5.0, 70))
+    assert worst_drift("all", calls, limits, {}, 20.0).gap == pytest.approx(100.0)

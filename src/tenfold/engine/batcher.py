@@ -274,7 +274,7 @@ class Batcher:
         return True
 
     def _target(self, peers: int) -> float:
-        wished = (seq.request.itl_target for seq in self.running)
+        wished = [seq.request.itl_target for seq in self.running]
         return step_target(wished, self.settings.itl_target) / peers
 
     def _draft(self, slices: list[Slice], peers: int) -> StepShape:
@@ -427,7 +427,7 @@ class Batcher:
         younger sequences of other models if it must: nobody keeps a model out for ever."""
         block = self.settings.block_tokens
         missing = seq.tokens.length - self.matches.matched(seq.request.id)
-        claimed = sum(max(block, s.tokens.length - s.computed) for s in self.running)
+        claimed = sum([max(block, s.tokens.length - s.computed) for s in self.running])
         if self.running or self.neighbours.running():
             while self.cache.free_tokens() < missing + claimed:
                 if not self.neighbours.reclaim():

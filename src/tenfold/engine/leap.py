@@ -46,36 +46,32 @@ class LeapingInstance(GenerateInstance):
         """When each of the next steps ends, as far as nothing can happen in them but tokens and
         nothing arrives: with the last of them a request may end. Empty: that cannot be told."""
         batcher = self.batcher
-        running = batcher.running
+        running, block = batcher.running, batcher.settings.block_tokens
         if not running or len(running) < len(batcher.sequences) or batcher.drafts is not None:
             return []
-        left, context = 1 << 60, 0
+        left, context, longest, held = 1 << 60, 0, 0, 0
         for seq in running:
-            length = seq.tokens.length
-            if seq.computed != length - 1 or length <= seq.prompt_tokens or not _plain(seq):
-                return []  # a prompt is unfinished, or the answer may end in another way
+            length, sampling, kv = seq.tokens.length, seq.request.sampling, seq.kv
+            if seq.computed != length - 1 or length <= seq.prompt_tokens or kv is None:
+                return []  # a prompt is unfinished
+            if not sampling.ignore_eos or sampling.stop_token_ids or seq.request.deadline:
+                return []  # the answer may end in another way than by its length
             left = min(left, seq.limit - length)
-            context += seq.computed
-        if left < FEWEST or not self._fits(left):
+            longest = max(longest, length)
+            context += length - 1
+            held += kv.tables[0].size
+        # Blocks for so many more tokens of each, counted from above.
+        wanted = (context + (left + block) * len(running)) // block - held
+        cache = batcher.cache
+        if left < FEWEST or cache.windowed or wanted * block > cache.free_tokens():
+            return []
+        if not cache.can_ever_hold(longest + left):
             return []
         # As of the step before the first one: each sees itself and what is computed of it.
         shape = StepShape(0, 0, len(running), context, len(running))
         seconds = self.executor.costs.predict_decodes(shape, left)
         self._ends = list(accumulate(seconds, initial=self.executor.clock.now()))
         return self._ends[1:]
-
-    def _fits(self, steps: int) -> bool:
-        """Whether there is memory for so many more tokens of every sequence."""
-        cache, block = self.batcher.cache, self.batcher.settings.block_tokens
-        wanted = longest = 0
-        for seq in self.batcher.running:
-            upto = seq.computed + steps
-            longest = max(longest, upto)
-            assert seq.kv is not None
-            wanted += -(-upto // block) - seq.kv.tables[0].size
-        if cache.windowed or wanted * block > cache.free_tokens():
-            return False
-        return cache.can_ever_hold(longest + 1)
 
     def step(self, peers: int) -> list[Event] | None:
         steps, self.leap = self.leap, 0
@@ -114,11 +110,15 @@ class LeapingInstance(GenerateInstance):
                 events += _block_events(place, inside, steps, block)
         if events:
             self._blocks(sorted(events), seqs)
-        self._decoded({client: n * (steps - 1) for client, n in counts.items()})
+        ending = any(seq.tokens.length >= seq.limit for seq in seqs)
+        if ending:  # what was decoded before the last step counts before anybody is gone
+            self._decoded({client: n * (steps - 1) for client, n in counts.items()})
         outputs = []
         for seq, more in zip(seqs, tokens, strict=True):
             ends = self._land(seq, seq.computed + steps)
             outputs.append(TokenOutput(seq.request.id, more.tolist(), "length" if ends else None))
+        if not ending:
+            counts = {client: n * steps for client, n in counts.items()}
         self._decoded(counts)
         return outputs
 
@@ -155,13 +155,6 @@ class LeapingInstance(GenerateInstance):
             return False
         self.batcher.drop(seq.request.id)
         return True
-
-
-def _plain(seq: Sequence) -> bool:
-    """Whether only its length ends the sequence."""
-    request = seq.request
-    sampling = request.sampling
-    return sampling.ignore_eos and not sampling.stop_token_ids and request.deadline is None
 
 
 def _block_events(place: int, inside: int, steps: int, block: int) -> list[_BlockEvent]:

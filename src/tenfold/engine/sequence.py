@@ -28,6 +28,7 @@ class TokenBuffer:
         self._data = np.empty(len(prompt) + 64, dtype=np.int32)
         self._data[: len(prompt)] = prompt
         self.length = len(prompt)
+        self.first = int(self._data[0]) if self.length else 0
 
     def append(self, token: int) -> None:
         if self.length == len(self._data):

@@ -24,7 +24,7 @@ _LONGEST = 4096
 
 def _counting(seq: Sequence, ahead: int) -> int:
     """A token that depends only on the sequence's own prompt and position."""
-    return ((seq.tokens.length + ahead) * _STRIDE + int(seq.tokens.view(0, 1)[0])) % _TOKENS
+    return ((seq.tokens.length + ahead) * _STRIDE + seq.tokens.first) % _TOKENS
 
 
 class SimulatedRunner:

@@ -27,6 +27,8 @@ class WaitingLine:
     def __init__(self, policy: Policy, matches: MatchIndex) -> None:
         self._policy = policy
         self._matches = matches
+        self.explains = True
+        """Whether anybody may ask why a request was chosen."""
         self._chosen: deque[QueuePlace] = deque(maxlen=CHOSEN)
         self._deadlines: list[tuple[float, int, Waiting]] = []
         self._serial = count()
@@ -44,7 +46,8 @@ class WaitingLine:
 
     def chose(self, w: Waiting, now: float) -> None:
         """The request is about to be admitted."""
-        self._chosen.appendleft(self._place(w, now))
+        if self.explains:
+            self._chosen.appendleft(self._place(w, now))
         self.left(w)
 
     def expire(self, now: float) -> None:

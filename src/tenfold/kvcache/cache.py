@@ -142,8 +142,8 @@ class KVCache:
         """
         if seq.closed:
             _check_open(seq)
-        full, begun = divmod(computed, self.block_tokens)
-        if begun > 1 and computed == seq.computed + 1 and not self._windows:
+        full = computed // self.block_tokens
+        if full * self.block_tokens < seq.computed <= computed and not self._windows:
             seq.computed = computed  # inside a block that is reserved: nothing else changes
             return
         if not seq.computed <= computed <= self._reserved(seq):
@@ -247,7 +247,12 @@ class KVCache:
 
         Every group is taken to need all tokens, so it is low for long sequences of sliding groups.
         """
-        pages = min([ledger.source.available() for ledger in self.ledgers])
+        if len(self.ledgers) == 1:
+            ledger = self.ledgers[0]
+            fresh = ledger.source.available() * ledger.page_bytes // ledger.block_bytes
+            free = min(ledger.ready + fresh, ledger.free)
+            return (free + self.tree.idle[0]) * self.block_tokens
+        pages = min(ledger.source.available() for ledger in self.ledgers)
         page_bytes = self.ledgers[0].page_bytes
         fresh = pages * page_bytes // sum(ledger.block_bytes for ledger in self.ledgers)
         blocks = min(

@@ -177,12 +177,17 @@ class PageLedger:
         raise AssertionError("free blocks are counted but none is in a bucket")
 
     def _acquire(self, block: int, fresh: list[int]) -> None:
-        self._set(block, _LIVE)
+        states, refs = self._states, self._page_refs
+        self._counts[states[block]] -= 1
+        self._counts[_LIVE] += 1
+        states[block] = _LIVE
         first_touched = len(fresh)
         for page in self.pages_of(block):
-            self._page_refs[page] += 1
-            if self._page_refs[page] == 1:
+            refs[page] += 1
+            if refs[page] == 1:
                 fresh.append(page)
+        if len(fresh) == first_touched:
+            return
         self.mapped_pages += len(fresh) - first_touched
         for page in fresh[first_touched:]:
             self._reclassify(page)

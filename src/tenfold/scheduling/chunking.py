@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 def step_target(wished: Iterable[float | None], default: float) -> float:
     """Seconds a step may take: the strictest wish. None, and no request at all, is ``default``."""
-    return min((default if wish is None else wish for wish in wished), default=default)
+    return min([default if wish is None else wish for wish in wished], default=default)
 
 
 def chunk_seconds(decode_seconds: float, *, target: float, share: float) -> float:

@@ -17,7 +17,8 @@ from math import inf
 from tenfold.core.errors import Overloaded
 from tenfold.core.messages import Event, PrefixUpdate, RequestFailed, StepDone, TokenOutput
 from tenfold.core.settings import Share
-from tenfold.fleet.simulator.worker import MODEL, SimulatedWorker, engine_request
+from tenfold.core.types import SamplingParams
+from tenfold.fleet.simulator.worker import MODEL, SimulatedWorker, engine_request, exactly
 from tenfold.fleet.workloads.base import Call, answered, asked, failed
 from tenfold.fleet.workloads.outcome import Outcome, ProgramOutcome, Run
 from tenfold.scheduling.admission import AdmissionController, Limits
@@ -41,7 +42,8 @@ class _Live:
 
 
 class Cluster:
-    """Workers behind one router. ``router_seconds``: what it spends on a request."""
+    """Workers behind one router. ``limits``: how much may wait; None for anything.
+    ``router_seconds``: what the router spends on a request."""
 
     def __init__(
         self,
@@ -57,12 +59,13 @@ class Cluster:
         self.workers = {worker.name: worker for worker in workers}
         self._among = frozenset(self.workers)
         self.router = router
-        self.admission = AdmissionController(limits or Limits.unbounded())
+        self.admission = None if limits is None else AdmissionController(limits)
         self._block_tokens = block_tokens
         self._router_seconds = router_seconds
         self._router_free = 0.0
         self._progress = progress
         self._live: dict[str, _Live] = {}
+        self._samplings: dict[int, SamplingParams] = {}
         self._ids = count(1)
         self._order = count()
         self._steps: list[tuple[float, int, int, SimulatedWorker]] = []
@@ -126,11 +129,12 @@ class Cluster:
         outcome = Outcome(id, call.client, call.program.name, call.at, prompt)
         self._run.calls.append(outcome)
         live = _Live(call, outcome)
-        try:
-            self.admission.admit(call.client, prompt, call.at)
-        except Overloaded as error:
-            self._fail(live, error.code, call.at)
-            return
+        if self.admission is not None:
+            try:
+                self.admission.admit(call.client, prompt, call.at)
+            except Overloaded as error:
+                self._fail(live, error.code, call.at)
+                return
         self._live[id] = live
         if self._router_seconds:
             self._router_free = max(self._router_free, call.at) + self._router_seconds
@@ -151,7 +155,10 @@ class Cluster:
         )
         outcome.worker = self.router.choose(routed, self._among, now)
         worker = live.worker = self.workers[outcome.worker]
-        request = engine_request(outcome.id, call.client, call.prompt, call.output, call.at)
+        sampling = self._samplings.get(call.output)
+        if sampling is None:
+            sampling = self._samplings[call.output] = exactly(call.output)
+        request = engine_request(outcome.id, call.client, call.prompt, sampling, call.at)
         was = worker.version
         self._hear(worker, worker.send(request, now))
         if worker.version != was:
@@ -176,14 +183,15 @@ class Cluster:
                     live = self._live[begun.request_id]
                     outcome = live.outcome
                     outcome.started, outcome.cached_tokens = begun.at, begun.cached_tokens
-                    self.admission.started(outcome.client, outcome.prompt_tokens, begun.at)
+                    if self.admission is not None:
+                        self.admission.started(outcome.client, outcome.prompt_tokens, begun.at)
                 for output in event.outputs:
                     self._output(output, event.at)
             elif isinstance(event, PrefixUpdate):
                 self._learn(worker.name, event)
             elif isinstance(event, RequestFailed):
                 live = self._live.pop(event.request_id)
-                if live.outcome.started < 0:
+                if live.outcome.started < 0 and self.admission is not None:
                     self.admission.gone(live.outcome.client, live.outcome.prompt_tokens)
                 self.router.dropped(event.request_id)
                 self._fail(live, event.code, worker.clock.now())

@@ -5,6 +5,7 @@
     [schedule]     as in a server's file
     [routing]      as in a server's file
     [weights]      client = share
+    [queue]        as in a server's file; without it anything may wait
     [[workload]]   kind = "...", and the settings of that kind
 
 Knows nothing of what the settings do.
@@ -24,14 +25,14 @@ from pydantic import TypeAdapter, ValidationError
 from tenfold.core.config import ScheduleSection
 from tenfold.core.errors import ConfigError
 from tenfold.core.layers import read_value
-from tenfold.core.settings import RoutingSettings, ScheduleSettings
+from tenfold.core.settings import QueueSettings, RoutingSettings, ScheduleSettings
 from tenfold.fleet.simulator.settings import ClusterSettings, RunSettings, Simulation
 from tenfold.fleet.workloads.base import Workload
 from tenfold.fleet.workloads.registry import workloads
 
 T = TypeVar("T")
 
-SECTIONS = ("run", "cluster", "schedule", "routing", "weights", "workload")
+SECTIONS = ("run", "cluster", "schedule", "routing", "weights", "queue", "workload")
 
 
 def load_simulation(path: Path, overrides: Iterable[str] = ()) -> Simulation:
@@ -74,6 +75,7 @@ def read_simulation(tree: Mapping[str, Any], where: str, folder: Path = Path()) 
         _table(RunSettings, tree.get("run", {}), f"{where}: run"),
         [_workload(table, f"{where}: workload {n}") for n, table in enumerate(tables, 1)],
         _checked(TypeAdapter(dict[str, float]), tree.get("weights", {}), f"{where}: weights"),
+        _table(QueueSettings, tree["queue"], f"{where}: queue") if "queue" in tree else None,
     )
 
 

@@ -16,7 +16,7 @@ tokens. Does not know what the scheduler thought of all this.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -86,9 +86,10 @@ def worst_drift(
     for one in calls:
         if not one.error:
             of[one.client].append(one)
+    workers = {one.worker for one in calls if not one.error}
     ranked = sorted(of, key=lambda name: -sum(one.output_tokens for one in of[name]))
     ledgers = {
-        name: _Ledger(of[name], limits.schedule, weights.get(name, 1.0), end)
+        name: _Ledger(of[name], workers, limits.schedule, weights.get(name, 1.0), end)
         for name in ranked[:MOST_CLIENTS]
     }
     least = min((weights.get(name, 1.0) for name in of), default=1.0)
@@ -104,9 +105,14 @@ class _Ledger:
     """One client: when it had requests waiting, and its service as a broken line."""
 
     def __init__(
-        self, calls: Sequence[Outcome], said: ScheduleSettings, weight: float, end: float
+        self,
+        calls: Sequence[Outcome],
+        workers: Collection[str],
+        said: ScheduleSettings,
+        weight: float,
+        end: float,
     ) -> None:
-        self.waiting = _union([(one.at, one.started if one.started >= 0 else end) for one in calls])
+        self.waiting = _waiting(calls, workers, end)
         whole = said.policy == "vtc" and said.vtc_charge == "input"
         spans: list[tuple[float, float, float]] = []
         for one in calls:
@@ -125,6 +131,19 @@ class _Ledger:
         if not len(self.times):
             return np.zeros_like(times)
         return np.interp(times, self.times, self.service)
+
+
+def _waiting(
+    calls: Sequence[Outcome], workers: Collection[str], end: float
+) -> list[tuple[float, float]]:
+    """When a client had requests waiting at every worker: what the bounds take for granted."""
+    at: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+    for one in calls:
+        at[one.worker].append((one.at, one.started if one.started >= 0 else end))
+    found = [(0.0, end)]
+    for worker in workers:
+        found = _overlaps(found, _union(at[worker]))
+    return found
 
 
 def _union(spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

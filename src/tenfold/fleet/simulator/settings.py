@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tenfold.core.settings import RoutingSettings, ScheduleSettings
+from tenfold.core.settings import QueueSettings, RoutingSettings, ScheduleSettings
 from tenfold.costs.presets import ModelShape
 from tenfold.fleet.workloads.base import Workload
 
@@ -72,7 +72,8 @@ class RunSettings:
 
 @dataclass(slots=True)
 class Simulation:
-    """A whole simulation. ``weights``: clients' shares, 1 where nothing is said."""
+    """A whole simulation. ``weights``: clients' shares, 1 where nothing is said. ``queue``: how
+    much may wait before requests are refused; None for anything."""
 
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
@@ -80,3 +81,4 @@ class Simulation:
     run: RunSettings = field(default_factory=RunSettings)
     workloads: list[Workload] = field(default_factory=list)
     weights: dict[str, float] = field(default_factory=dict)
+    queue: QueueSettings | None = None

@@ -63,6 +63,7 @@ class SimulatedWorker:
         self.instance.batcher.hash_prompt = _hash_prompt
         # A leap has no times within at which news could be told: only an answer's end tells them.
         self.instance.news.interval = inf
+        self.instance.batcher.line.explains = False
 
     def begin(self, shares: list[Share], *, tell_prefixes: bool) -> list[Event]:
         """Before anything else: what a server says to a worker that has come up."""
@@ -86,7 +87,7 @@ class SimulatedWorker:
 
     def finish(self) -> list[Event]:
         """What is due is over: what it brought. The next thing is begun."""
-        if self._ahead:
+        if self._ahead:  # the engine's loop has nothing to decide
             self._leap(len(self._ahead))
         requests, self._inbox = self._inbox, []
         return self._take(requests)
@@ -102,7 +103,7 @@ class SimulatedWorker:
         assert isinstance(self.instance, LeapingInstance)
         self.instance.leap = steps
         self._ahead = []
-        self.engine.step()
+        self.heard += self.instance.step(1) or []
 
     def _take(self, requests: list[EngineRequest]) -> list[Event]:
         """Queue requests and begin the next step; what was heard before it."""
@@ -145,9 +146,15 @@ def _hash_prompt(request: EngineRequest, tokens: Tokens, block_tokens: int) -> l
     return prompt.hashes(block_tokens).copy()
 
 
-def engine_request(id: str, client: str, prompt: Prompt, output: int, now: float) -> EngineRequest:
-    """A request as the engine takes it, for exactly ``output`` tokens."""
-    sampling = _Exactly(max_tokens=output, temperature=0.0, ignore_eos=True)
+def exactly(output: int) -> SamplingParams:
+    """For so many tokens."""
+    return _Exactly(max_tokens=output, temperature=0.0, ignore_eos=True)
+
+
+def engine_request(
+    id: str, client: str, prompt: Prompt, sampling: SamplingParams, now: float
+) -> EngineRequest:
+    """A request as the engine takes it."""
     return EngineRequest(id, MODEL, client, cast(list[int], prompt), sampling, now)
 
 
