@@ -105,12 +105,13 @@ def test_intervals_are_student_s() -> None:
 
 
 def test_names_choose_cells_and_rivals() -> None:
-    plan = Plan(False, only=("S2",), rivals=("dlpm",))
+    plan = Plan(False, only=("S2",), rivals=("dlpm", "optim"))
     assert [one.name for one in plan.cells()] == ["tree-of-thoughts, S2"]
-    assert [one.policy for one in plan.competing()] == ["dlpm", "dlpm"]
+    assert [one.name for one in plan.competing()] == ["dlpm", "dlpm, optimistic"]
+    assert [one.name for one in Plan(False, rivals=("lpm",)).competing()] == ["lpm"]
     with pytest.raises(ConfigError, match=r"no cell is named like chess; there are: .*thoughts"):
         Plan(True, only=("chess",)).cells()
-    with pytest.raises(ConfigError, match="nobody is named like edf"):
+    with pytest.raises(ConfigError, match="no policy is named like edf"):
         Plan(True, rivals=("edf",)).competing()
     assert len({one.name for one in (*real_cells(), *simulated_cells())}) == 6
 

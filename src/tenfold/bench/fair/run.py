@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tenfold.bench.fair.cells import (
     QUANTUM,
@@ -32,6 +32,8 @@ KV_TOKEN_BYTES = 23_040
 
 Progress = Callable[[str], None]
 
+T = TypeVar("T")
+
 
 @dataclass(slots=True)
 class Plan:
@@ -48,24 +50,27 @@ class Plan:
     def cells(self) -> list[Cell]:
         """Raises ConfigError where nothing is left."""
         found = simulated_cells() if self.simulated else real_cells()
-        chosen = [one for one in found if _named(one.name, self.only)]
-        if not chosen:
-            names = "; ".join(one.name for one in found)
-            raise ConfigError(f"no cell is named like {', '.join(self.only)}; there are: {names}")
+        chosen = _named({one.name: one for one in found}, self.only, "cell")
         return [replace(one, seconds=self.seconds or one.seconds) for one in chosen]
 
     def competing(self) -> list[Rival]:
         """Raises ConfigError where nobody is left."""
         found = SIMULATED_RIVALS if self.simulated else REAL_RIVALS
-        chosen = [one for one in found if _named(one.name, self.rivals)]
-        if not chosen:
-            names = "; ".join(one.name for one in found)
-            raise ConfigError(f"nobody is named like {', '.join(self.rivals)}; there are: {names}")
-        return chosen
+        return _named({one.name: one for one in found}, self.rivals, "policy")
 
 
-def _named(name: str, parts: Sequence[str]) -> bool:
-    return not parts or any(part in name for part in parts)
+def _named(found: dict[str, T], wanted: Sequence[str], kind: str) -> list[T]:
+    """Those that are named, or, where a name is nobody's, those that have it in theirs."""
+    chosen = dict.fromkeys(
+        name
+        for part in wanted
+        for name in ([part] if part in found else [one for one in found if part in one])
+    )
+    if wanted and not chosen:
+        raise ConfigError(
+            f"no {kind} is named like {', '.join(wanted)}; there are: {'; '.join(found)}"
+        )
+    return [one for name, one in found.items() if not wanted or name in chosen]
 
 
 def compare(plan: Plan, path: Path | None, progress: Progress) -> Iterator[dict[str, Any]]:
