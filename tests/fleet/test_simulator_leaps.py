@@ -11,7 +11,7 @@ from tenfold.fleet.simulator.simulate import simulate
 from tenfold.fleet.workloads.outcome import Outcome
 
 TREES = {"kind": "tree-of-thoughts", "clients": 3, "scale": 0.1, "scenario": "requests"}
-CHAT = {"kind": "chat", "clients": 5, "rate": 1.0, "pause": 0.2, "scale": 0.5}
+CHAT = {"kind": "chat", "clients": 5, "rate": 3.0, "pause": 0.2, "scale": 0.5}
 PLAIN = {"kind": "plain", "clients": 6, "rate": 2.0, "prefix": 100, "prompt": 20, "output": 90}
 SAME = {"kind": "vtc", "suite": "overload", "alike": True, "scale": 0.4, "rate_scale": 8.0}
 
@@ -49,15 +49,18 @@ def test_the_same_log_with_leaps_and_without(workload: dict[str, Any], policy: s
     assert len(rows) > 30
 
 
-@pytest.mark.parametrize("memory", ["15.4GiB", "15.1GiB"])
+CROWD = {"kind": "chat", "clients": 5, "concurrent": 2, "rate": 0.0, "pause": 0.01, "scale": 0.5}
+FEW = {"kind": "plain", "clients": 3, "prefix": 20, "prompt": 20, "output": 125}
+
+
+@pytest.mark.parametrize("workload", [CROWD, FEW], ids=["crowd", "few"])
 @pytest.mark.parametrize("admission", ["optimistic", "reserve"])
-def test_also_where_memory_is_short(memory: str, admission: str) -> None:
-    """Weights take 14.96 GiB: blocks are evicted all the time, and sequences give way."""
+def test_also_where_memory_is_short(workload: dict[str, Any], admission: str) -> None:
+    """Weights take 14.96 GiB and leave 515 tokens: blocks are evicted, and sequences give way."""
     settings: dict[str, Any] = {
-        "cluster": {"memory": memory, "workers": 1},
+        "cluster": {"memory": "15.02GiB", "workers": 1},
         "schedule": {"policy": "dlpm", "admission": admission},
     }
-    rows, preemptions = log(True, CHAT | {"rate": 3.0}, **settings)
-    assert rows == log(False, CHAT | {"rate": 3.0}, **settings)[0]
-    if admission == "optimistic" and memory == "15.1GiB":
-        assert preemptions > 0
+    rows, preemptions = log(True, workload, **settings)
+    assert rows == log(False, workload, **settings)[0]
+    assert (preemptions > 0) == (admission == "optimistic")

@@ -60,10 +60,11 @@ class LeapingInstance(GenerateInstance):
             longest = max(longest, length)
             context += length - 1
             held += kv.tables[0].size
-        # Blocks for so many more tokens of each, counted from above.
-        wanted = (context + (left + block) * len(running)) // block - held
+        # Only as far as there are blocks for all of them for sure, a begun one of each included.
         cache = batcher.cache
-        if left < FEWEST or cache.windowed or wanted * block > cache.free_tokens():
+        room = held * block + cache.free_tokens() - context
+        left = min(left, room // len(running) - block)
+        if left < FEWEST or cache.windowed:
             return []
         if not cache.can_ever_hold(longest + left):
             return []
