@@ -37,8 +37,9 @@ RIVALS = tuple(Rival(name, name) for name in ("fcfs", "lpm", "vtc", "dlpm"))
 
 
 def cell() -> Cell:
-    """Four clients in closed loops; the first has three times as much under way. Each has three prefixes of
-    its own, and memory holds about half of them, so the order of requests decides what hits."""
+    """Four clients in closed loops; the first has three times as much under way. Each has three
+    prefixes of its own, and memory holds about half of them, so the order of requests decides what
+    hits."""
     workload = Plain(
         clients=4, concurrent=8, scenario="requests", factor=3.0, prefixes=3, prefix=320,
         prompt=40, output=16, spread=0.5,
