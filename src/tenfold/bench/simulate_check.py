@@ -37,14 +37,13 @@ RIVALS = tuple(Rival(name, name) for name in ("fcfs", "lpm", "vtc", "dlpm"))
 
 
 def cell() -> Cell:
-    """Four clients in closed loops; the first has three times as much under way. Each has three
-    prefixes of its own, and memory holds about half of them, so the order of requests decides what
-    hits."""
+    """Four clients in closed loops, the first with three times as much under way. Each has three
+    prefixes of its own; memory does not hold all of them, so order decides what is cached."""
     workload = Plain(
         clients=4, concurrent=8, scenario="requests", factor=3.0, prefixes=3, prefix=320,
         prompt=40, output=16, spread=0.5,
     )  # fmt: skip
-    return Cell("plain", "4 clients", (workload,), "plain-0", kv_bytes=96 << 20, max_running=16)
+    return Cell("plain", "4 clients", (workload,), "plain-0", kv_bytes=96 << 20, max_running=12)
 
 
 @dataclass(slots=True)

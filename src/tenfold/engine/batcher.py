@@ -436,7 +436,8 @@ class Batcher:
                     break
         if self.reservations is not None and not self._promised(seq):
             return False
-        seq.kv = self.cache.open(seq.tokens.view(), seq.hashes, seq.request.namespace)
+        found = self.matches.place(seq.request.id)
+        seq.kv = self.cache.open(seq.tokens.view(), seq.hashes, seq.request.namespace, found)
         first = min(seq.tokens.length, seq.kv.cached_tokens + block)
         if not self.running and not self._reserve(seq, first):
             self.cache.close(seq.kv)

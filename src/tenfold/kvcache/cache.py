@@ -20,7 +20,7 @@ from tenfold.kvcache.base import PageSource
 from tenfold.kvcache.hashing import IntArray, Tokens, as_tokens
 from tenfold.kvcache.integrity import problems_of
 from tenfold.kvcache.ledger import PageLedger
-from tenfold.kvcache.radix import RadixTree
+from tenfold.kvcache.radix import Match, RadixTree
 from tenfold.kvcache.sequence import BlockTable, SequenceKV
 
 __all__ = ["KVCache", "KVStats", "SequenceKV"]
@@ -75,18 +75,27 @@ class KVCache:
         return bool(self._windows)
 
     # --- a sequence's life --------------------------------------------------------------------
-    def open(self, tokens: Tokens, hashes: list[int], namespace: str = "") -> SequenceKV:
+    def open(
+        self,
+        tokens: Tokens,
+        hashes: list[int],
+        namespace: str = "",
+        found: Match | None = None,
+    ) -> SequenceKV:
         """Start a sequence from the longest cached prefix that every group can go on from.
 
         At least one token is left to compute. The prefix is locked until ``close``; no new block is
-        taken. ``hashes``: of the full blocks of ``tokens`` in this namespace.
+        taken. ``hashes``: of the full blocks of ``tokens`` in this namespace. ``found``: where a
+        ``MatchIndex`` has the match, so that it need not be looked for.
         """
         if not self.prefix_cache:
             empty = [BlockTable(np.empty(0, dtype=np.int32), 0) for _ in self.groups]
             return self._opened(SequenceKV(namespace, 0, 0, None, 0, empty))
-        limit = min(len(hashes), max(0, len(tokens) - 1) // self.block_tokens)
-        array = as_tokens(tokens)
-        node, matched = self.tree.descend(self.tree.root(namespace), 0, array, hashes, limit)
+        if found is None:
+            limit = min(len(hashes), max(0, len(tokens) - 1) // self.block_tokens)
+            root = self.tree.root(namespace)
+            found = self.tree.descend(root, 0, as_tokens(tokens), hashes, limit)
+        node, matched = found
         assert node is not None
         blocks = self.tree.usable(node, matched)
         while node.parent is not None and blocks <= node.start:

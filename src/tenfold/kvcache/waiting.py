@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from tenfold.kvcache.hashing import IntArray, Tokens, as_tokens
 from tenfold.kvcache.node import Node
-from tenfold.kvcache.radix import RadixTree
+from tenfold.kvcache.radix import Match, RadixTree
 
 K = TypeVar("K")
 
@@ -81,6 +81,11 @@ class MatchIndex:
             if watch.usable < watch.blocks:
                 self._holed.add(watch)
         return watch.usable * self._tree.block_tokens
+
+    def place(self, key: str) -> Match:
+        """Where the match of ``key`` ends in the tree, whatever sliding groups still hold of it."""
+        watch = self._watches[key]
+        return Match(watch.node, watch.blocks)
 
     def take_changed(self) -> set[str]:
         """The watched keys whose match may have changed since the last call, new ones included."""

@@ -216,20 +216,24 @@ class Deficits:
     def pledge(self, client: str, amount: float) -> None:
         """Count service as promised; below 0: it will not be given after all."""
         if amount:
-            for node in self._leaf(client).path():
-                self._settle(node)
-                node.pledged += amount
-                self._file(node)
+            self._move(client, 0.0, amount)
 
     def charge(self, client: str, amount: float, *, pledged: bool = False) -> None:
         """Take service from the client and its groups (below 0: give back). ``pledged``: it had
         been promised."""
-        for node in self._leaf(client).path():
-            self._settle(node)
-            node.q -= amount
-            if pledged:
-                node.pledged -= amount
-            self._file(node)
+        self._move(client, -amount, -amount if pledged else 0.0)
+
+    def _move(self, client: str, given: float, pledged: float) -> None:
+        """Add to the q and the pledges of a client and its groups."""
+        node = self._leaves.get(client) or self._leaf(client)
+        while (parent := node.parent) is not None:  # ``path``, for what happens at every step
+            if node.seen != parent.rounds:
+                self._settle(node)
+            node.q += given
+            node.pledged += pledged
+            if node.queued:  # else it is in no books
+                self._file(node)
+            node = parent
 
     # --- whose turn -----------------------------------------------------------------------------
     def eligible(self, client: str) -> bool:

@@ -86,13 +86,15 @@ class Cluster:
         fresh = next(calls, None)
         end = inf if drain else seconds
         now, events = 0.0, 0
+        steps, later, arrived = self._steps, self._later, self._arrived
         while True:
-            step = self._next_step()
-            asked = min(
-                fresh.at if fresh is not None else inf,
-                self._later[0][0] if self._later else inf,
-            )
-            sent = self._arrived[0][0] if self._arrived else inf
+            while steps and steps[0][2] != steps[0][3].version:
+                heappop(steps)  # it is due at another time by now
+            step = steps[0][0] if steps else inf
+            asked = fresh.at if fresh is not None else inf
+            if later and later[0][0] < asked:
+                asked = later[0][0]
+            sent = arrived[0][0] if arrived else inf
             at = min(step, asked, sent)
             if at > end or at == inf:
                 break
@@ -100,12 +102,12 @@ class Cluster:
             if step == at:
                 self._finish_step()
             elif sent == at:
-                self._dispatch(heappop(self._arrived)[2], at)
+                self._dispatch(heappop(arrived)[2], at)
             elif fresh is not None and fresh.at == asked:
                 self._ask(fresh)
                 fresh = next(calls, None)
             else:
-                self._ask(heappop(self._later)[2])
+                self._ask(heappop(later)[2])
             events += 1
             if self._progress is not None and events % REPORT_EVERY == 0:
                 self._progress(now, self._ended)
@@ -114,11 +116,6 @@ class Cluster:
             for worker in self.workers.values():
                 self._hear(worker, worker.stop(seconds))
         return self._run
-
-    def _next_step(self) -> float:
-        while self._steps and self._steps[0][2] != self._steps[0][3].version:
-            heappop(self._steps)
-        return self._steps[0][0] if self._steps else inf
 
     # --- a call's way ---------------------------------------------------------------------------
     def _ask(self, call: Call) -> None:

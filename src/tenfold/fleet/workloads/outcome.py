@@ -55,6 +55,14 @@ class Run:
     programs: list[ProgramOutcome] = field(default_factory=list)
 
 
+def _percentile(ranked: Sequence[float], share: float) -> float:
+    """Of ascending values, between two by linear interpolation."""
+    place = share * (len(ranked) - 1)
+    low = int(place)
+    high = min(low + 1, len(ranked) - 1)
+    return ranked[low] + (ranked[high] - ranked[low]) * (place - low)
+
+
 @dataclass(slots=True)
 class Spread:
     """Percentiles of one measure, in its own unit."""
@@ -70,8 +78,9 @@ class Spread:
     def of(cls, values: Sequence[float]) -> Spread:
         if not values:
             return cls()
-        p50, p90, p99 = np.percentile(values, (50, 90, 99)).tolist()
-        return cls(len(values), float(np.mean(values)), p50, p90, p99, max(values))
+        ranked = sorted(values)
+        p50, p90, p99 = (_percentile(ranked, share) for share in (0.5, 0.9, 0.99))
+        return cls(len(ranked), sum(ranked) / len(ranked), p50, p90, p99, ranked[-1])
 
 
 @dataclass(slots=True)
