@@ -96,30 +96,35 @@ class LeapingInstance(GenerateInstance):
 
     def _leap(self, seqs: list[Sequence], steps: int) -> list[TokenOutput]:
         """What so many single steps would do, in their order."""
-        block = self.batcher.settings.block_tokens
+        block, cache = self.batcher.settings.block_tokens, self.batcher.cache
+        tokens_ahead = self.executor.tokens_ahead
         events: list[_BlockEvent] = []
+        landing: list[Sequence] = []
         counts: dict[str, int] = {}
-        tokens = []
+        outputs, ending = [], False
         for place, seq in enumerate(seqs):
-            more = self.executor.tokens_ahead(seq, steps)
-            tokens.append(more)
-            seq.tokens.extend(more)
-            client = seq.request.client
+            buffer, client = seq.tokens, seq.request.client
+            tokens = tokens_ahead(seq, steps)
+            buffer.extend(tokens)
             counts[client] = counts.get(client, 0) + 1
+            ends = buffer.length >= seq.limit
+            ending = ending or ends
             inside = seq.computed % block
-            if not inside or inside + steps > block:
+            if not inside or inside + steps >= block or ends:
                 events += _block_events(place, inside, steps, block)
-        if events:
-            self._blocks(sorted(events), seqs)
-        ending = any(seq.tokens.length >= seq.limit for seq in seqs)
+                landing.append(seq)
+            else:  # nothing happens but tokens
+                assert seq.kv is not None
+                seq.computed += steps
+                cache.advance(seq.kv, buffer.view(), seq.hashes, seq.computed)
+            outputs.append(TokenOutput(seq.request.id, tokens.tolist(), "length" if ends else None))
+        self._blocks(sorted(events), seqs)
         if ending:  # what was decoded before the last step counts before anybody is gone
             self._decoded({client: n * (steps - 1) for client, n in counts.items()})
-        outputs = []
-        for seq, more in zip(seqs, tokens, strict=True):
-            ends = self._land(seq, seq.computed + steps)
-            outputs.append(TokenOutput(seq.request.id, more.tolist(), "length" if ends else None))
-        if not ending:
+        else:
             counts = {client: n * steps for client, n in counts.items()}
+        for seq in landing:
+            self._land(seq, seq.computed + steps)
         self._decoded(counts)
         return outputs
 
