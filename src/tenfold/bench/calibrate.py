@@ -35,25 +35,29 @@ Progress = Callable[[float], None]
 
 @dataclass(slots=True)
 class Standard:
-    """The standard workload: for each number of streams so many seconds, with lengths in tokens
-    drawn widely around these means."""
+    """The standard workload: for each number of streams so many seconds, half of them with short
+    prompts and half with long ones; lengths in tokens are drawn widely around these means."""
 
     seconds: float = 10.0
     prefix: int = 256
-    prompt: int = 192
-    output: int = 32
+    short: int = 40
+    long: int = 256
+    output: int = 16
 
-    def plain(self, streams: int) -> Plain:
-        return Plain(
-            name=f"calibrate-{streams}",
-            clients=1,
-            concurrent=streams,
-            prefixes=6,
-            prefix=self.prefix,
-            prompt=self.prompt,
-            output=self.output,
-            spread=0.95,
-        )
+    def halves(self, streams: int) -> list[Plain]:
+        return [
+            Plain(
+                name=f"{prompt} of {streams}",
+                clients=1,
+                concurrent=streams,
+                prefixes=6,
+                prefix=self.prefix,
+                prompt=prompt,
+                output=self.output,
+                spread=0.95,
+            )
+            for prompt in (self.short, self.long)
+        ]
 
 
 async def calibrate(
@@ -96,8 +100,9 @@ async def _serve(
     await service.start()
     try:
         for number, streams in enumerate(STREAMS):
-            calls = standard.plain(streams).calls(number, standard.seconds)
-            await Driver(InProcessClient(service), "model").drive(calls, standard.seconds)
+            for plain in standard.halves(streams):
+                calls = plain.calls(number, standard.seconds / 2)
+                await Driver(InProcessClient(service), "model").drive(calls, standard.seconds / 2)
             if progress is not None:
                 progress((number + 1) * standard.seconds)
     finally:

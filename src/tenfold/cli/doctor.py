@@ -36,7 +36,8 @@ def _calibrate(model: str, out: Path, as_json: bool) -> None:
     from rich.progress import Progress
 
     from tenfold.bench.calibrate import STREAMS, Standard, calibrate
-    from tenfold.costs.calibrated import save_costs
+    from tenfold.costs.calibrated import Measured, save_costs
+    from tenfold.costs.step import StepShape
     from tenfold.fleet.assemble import find_source
 
     path = Path(find_source(model).path)
@@ -56,12 +57,16 @@ def _calibrate(model: str, out: Path, as_json: bool) -> None:
         print_json(found)
         return
     costs = found.costs
+    steps = Measured(costs)
+    sizes = [(tokens, StepShape(prefill_tokens=tokens)) for tokens in (1, 8, 64, 512)]
     rows = [
-        ("a step", f"{1e3 * costs.base:.3f} ms"),
-        ("a prompt token", f"{1e6 * costs.prefill_token:.1f} us"),
-        ("a decoding sequence", f"{1e6 * costs.decode_row:.1f} us"),
-        ("a token it reads", f"{1e9 * costs.decode_context:.1f} ns"),
-        ("a prompt token's token behind it", f"{1e9 * costs.prefill_context:.1f} ns"),
+        (f"a step of {tokens} prompt tokens", f"{1e3 * steps.predict(shape):.2f} ms")
+        for tokens, shape in sizes
+    ]
+    rows += [
+        ("each decoding sequence, besides", f"{1e6 * costs.row:.1f} us"),
+        ("each token that one reads", f"{1e9 * costs.read:.1f} ns"),
+        ("each prompt token, a token before it", f"{1e9 * costs.attend:.1f} ns"),
     ]
     print_pairs(rows)
     typer.echo(

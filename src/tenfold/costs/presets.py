@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Final
 
 from tenfold.core.errors import ConfigError
-from tenfold.costs.calibrated import load_costs
+from tenfold.costs.calibrated import Measured, load_costs
 from tenfold.costs.formula import Roofline
 from tenfold.costs.preble import FORMULAS, Preble
-from tenfold.costs.step import FixedStepModel, StepModel
+from tenfold.costs.step import StepModel
 
 COMPUTE_SHARE, BANDWIDTH_SHARE, OVERHEAD_SECONDS = 0.55, 0.75, 2e-3
 
@@ -98,4 +98,4 @@ def device_costs(device: str, model: ModelShape) -> DeviceCosts:
         )
     found = load_costs(path)
     about = f"{path.name}: measured with {found.model}, median error {found.median_error:.1%}"
-    return DeviceCosts(FixedStepModel(found.costs), 0, about)
+    return DeviceCosts(Measured(found.costs), 0, about)
