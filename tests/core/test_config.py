@@ -6,16 +6,27 @@ from pathlib import Path
 
 import pytest
 
-from tenfold.core.config import (
+from tenfold.core.config import load_config
+from tenfold.core.errors import ConfigError
+from tenfold.core.sections import (
     Config,
+    DeadlinesSection,
     DeviceSection,
+    PlacementSection,
+    ResidencySection,
     RoutingSection,
     ScheduleSection,
     known_keys,
-    load_config,
 )
-from tenfold.core.errors import ConfigError
-from tenfold.core.settings import DeviceSettings, QueueSettings, RoutingSettings, ScheduleSettings
+from tenfold.core.settings import (
+    DeadlineSettings,
+    DeviceSettings,
+    PlacementSettings,
+    QueueSettings,
+    ResidencySettings,
+    RoutingSettings,
+    ScheduleSettings,
+)
 
 
 def _file(tmp_path: Path, text: str) -> Path:
@@ -91,11 +102,17 @@ def test_sections_reach_the_device() -> None:
 
 def test_every_device_setting_can_be_written() -> None:
     """A field added to DeviceSettings must get a line in the schema."""
-    elsewhere = {"memory_bytes", "kernels_mode", "kernels_arch", "native", "schedule", "cores"}
+    elsewhere = {"memory_bytes", "kernels_mode", "kernels_arch", "native", "cores"}
+    elsewhere |= {"schedule", "residency", "deadlines"}
     fields = {field.name for field in dataclasses.fields(DeviceSettings)} - elsewhere
     assert fields == set(DeviceSection.model_fields) - {"memory", "workers", "ray"}
-    schedule = {field.name for field in dataclasses.fields(ScheduleSettings)}
-    assert schedule == set(ScheduleSection.model_fields)
+    for settings, section in (
+        (ScheduleSettings, ScheduleSection),
+        (ResidencySettings, ResidencySection),
+        (DeadlineSettings, DeadlinesSection),
+        (PlacementSettings, PlacementSection),
+    ):
+        assert {field.name for field in dataclasses.fields(settings)} == set(section.model_fields)
     routing = {field.name for field in dataclasses.fields(RoutingSettings)}
     assert routing - {"extend_weight", "output_weight"} == set(RoutingSection.model_fields)
 

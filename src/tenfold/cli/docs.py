@@ -91,8 +91,8 @@ def _paragraphs(text: str) -> str:
 
 def config_page() -> str:
     """docs/config.md: every setting, its default and its meaning."""
-    from tenfold.core.config import Config, section_of
     from tenfold.core.layers import NAMED
+    from tenfold.core.sections import Config, section_of
 
     lines = ["# Settings", "", _MARK, "", _CONFIG_INTRODUCTION.strip()]
     for name in Config.model_fields:
@@ -165,7 +165,7 @@ and `TENFOLD_ADMIN_KEY` are not settings of the file.
 
 def _shown(field: Any) -> str:
     """A default as one would write it: sizes with their unit."""
-    from tenfold.core.config import is_size
+    from tenfold.core.sections import is_size
     from tenfold.core.sizes import format_bytes
 
     if is_size(field) and field.default:

@@ -6,6 +6,7 @@ Plain dataclasses; ``core.wire`` turns them into bytes. An in-process engine pas
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from tenfold.core.settings import Share, Speculation
 from tenfold.core.types import EngineRequest, FinishReason, KVDtype, ModelFacts, TokenLogprob
@@ -20,6 +21,13 @@ class ModelOptions:
     policy: str | None = None
     kv_dtype: KVDtype | None = None
     speculation: Speculation | None = None
+    ttft_target: float | None = None
+    tpot_target: float | None = None
+    pinned: bool = False
+    ttl: float | None = None
+    floor_bytes: int = 0
+    evict_cost: float = 1.0
+    asleep: bool = False
 
 
 # --- commands -----------------------------------------------------------------------------------
@@ -56,6 +64,47 @@ class Abort:
     """Stop a request, whatever its state. Unknown ids are ignored: aborting is idempotent."""
 
     request_id: str
+
+
+@dataclass(slots=True)
+class SleepModel:
+    """Take a model's weights out of the device's memory, once it has nothing under way (``force``:
+    at once; what runs waits, and is computed again). ``to``: "host" keeps them where they come back
+    from fast, "cold" leaves them on disk only. A request for it wakes it, unless ``hold`` is set:
+    then it sleeps until WakeModel. Answered by ModelMoved, also where there was nothing to do."""
+
+    name: str
+    to: Literal["host", "cold"] = "host"
+    force: bool = False
+    hold: bool = False
+
+
+@dataclass(slots=True)
+class WakeModel:
+    """Bring a model's weights back. Answered by ModelMoved."""
+
+    name: str
+
+
+@dataclass(slots=True)
+class SetResidency:
+    """Change what a model may hold. None leaves a value as it is; ``limit_bytes`` (keys and values)
+    and ``ttl`` below 0 lift theirs. A model above a new limit shrinks within ``shrink_seconds``."""
+
+    name: str
+    pinned: bool | None = None
+    ttl: float | None = None
+    floor_bytes: int | None = None
+    limit_bytes: int | None = None
+    evict_cost: float | None = None
+
+
+@dataclass(slots=True)
+class AskDecisions:
+    """Answered by one DecisionReport: the latest ``most`` decisions about memory, newest first."""
+
+    id: str
+    most: int = 100
 
 
 @dataclass(slots=True)
@@ -100,6 +149,10 @@ Command = (
     | SetShares
     | AskSchedule
     | AskPrefixes
+    | SleepModel
+    | WakeModel
+    | SetResidency
+    | AskDecisions
     | Shutdown
 )
 
@@ -137,6 +190,44 @@ class ModelDown:
     name: str
     code: str = ""
     message: str = ""
+
+
+ResidencyState = Literal["cold", "host", "waking", "resident"]
+"""Where a model's weights are: on disk; in the host's memory; on their way; in the device's."""
+
+
+@dataclass(slots=True)
+class ModelMoved:
+    """A model's weights came or went. ``seconds``: what that took. ``error``: why it did not happen
+    (``code`` as of RequestFailed), the state then being what it was."""
+
+    name: str
+    state: ResidencyState
+    seconds: float = 0.0
+    why: str = ""
+    code: str = ""
+    error: str = ""
+
+
+@dataclass(slots=True)
+class Decision:
+    """One decision about memory or turns, and why. ``at``: seconds of the host's monotonic clock.
+    ``kind``: "wake", "sleep", "limit", "drain", "migrate", or a rung of the ladder. ``pages``: what
+    moved; ``seconds``: what it took."""
+
+    at: float
+    kind: str
+    model: str
+    why: str
+    pages: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class DecisionReport:
+    id: str
+    device: str
+    decisions: list[Decision] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -295,6 +386,39 @@ class ModelStats:
     sampling_seconds: float = 0.0
     launch_seconds: float = 0.0
     """Inside steps, between operations: preparing inputs, calling kernels."""
+    residency: ResidencyState = "resident"
+    pinned: bool = False
+    limit_pages: int | None = None
+    """Most pages for weights, keys and values together."""
+    floor_pages: int = 0
+    image_pages: int = 0
+    """What its weights take when it is awake."""
+    cached_pages: int = 0
+    """Of ``kv_pages``, those that hold nothing but cached prefixes."""
+    kv_token_rate: float = 0.0
+    """Prompt tokens admitted and tokens generated, a second, over the placement's window."""
+    ttft_met: int = 0
+    ttft_missed: int = 0
+    tpot_met: int = 0
+    tpot_missed: int = 0
+    """Finished requests that had a target, and kept or missed it."""
+    both_met: int = 0
+    deferred: int = 0
+    """Waiting requests that cannot be on time any more, or make too many others late."""
+    idle_seconds: float = 0.0
+    wakes: int = 0
+    sleeps: int = 0
+    wake_seconds: float = 0.0
+    """Of the last wake, until the weights were there."""
+
+
+@dataclass(slots=True)
+class Spread:
+    """Of the latest calls, by page: how many in all since the start, and percentiles in seconds."""
+
+    count: int = 0
+    p50: float = 0.0
+    p99: float = 0.0
 
 
 @dataclass(slots=True)
@@ -317,6 +441,12 @@ class DeviceStats:
     clients: list[ClientStats] = field(default_factory=list)
     rounds: int = 0
     """Refills of deficit counters at the top of the tree of shares."""
+    live_kv_bytes: int = 0
+    """Keys and values that sequences or the prefix cache hold; mapped pages hold more."""
+    map_seconds: Spread = field(default_factory=Spread)
+    unmap_seconds: Spread = field(default_factory=Spread)
+    pressure: float = 0.0
+    """Prism's KV-pressure ratio of this device, over the placement's window."""
 
 
 Event = (
@@ -330,4 +460,6 @@ Event = (
     | DeviceStats
     | PrefixUpdate
     | ScheduleReport
+    | ModelMoved
+    | DecisionReport
 )

@@ -9,6 +9,21 @@ from tenfold.core.types import KVDtype
 
 Speculation = Literal["off", "ngram", "auto"]
 
+MemoryMode = Literal["elastic", "static", "quota", "swap", "ttl", "cold"]
+"""How models share a device's memory; ``scheduling.residency`` has a file for each."""
+
+Rung = Literal["reserved", "idle-prefixes", "prefixes", "admission", "preempt", "weights"]
+"""What is taken back when pages are short, one step of the ladder each."""
+
+LADDER: tuple[Rung, ...] = (
+    "reserved",
+    "idle-prefixes",
+    "prefixes",
+    "admission",
+    "preempt",
+    "weights",
+)
+
 
 @dataclass(slots=True)
 class ScheduleSettings:
@@ -65,6 +80,68 @@ class RoutingSettings:
 
 
 @dataclass(slots=True)
+class ResidencySettings:
+    """Which models have their weights in a device's memory, and how memory moves between them.
+
+    ``idle_seconds``: without work for so long, a model sleeps: where another wants the memory
+    (``evict`` "pressure") or at once ("always"). ``min_seconds``: the least time awake, or ten
+    times what waking took if that is shorter. ``shrink_seconds``: within which a model is brought
+    down to a lower limit, by the ``ladder``. ``low_bytes`` and ``high_bytes``: a thread prepares
+    pages when fewer than low are ready, until high are. ``host_bytes``: sleeping weights kept in
+    the host's memory, the rest are on disk; 0 keeps all that the page cache will. ``keep_alive``:
+    with "ttl", seconds that a model stays after its last request. ``quota_seconds``: with "quota",
+    how often quotas follow demand.
+    """
+
+    mode: MemoryMode = "elastic"
+    evict: Literal["pressure", "always"] = "pressure"
+    idle_seconds: float = 45.0
+    min_seconds: float = 10.0
+    shrink_seconds: float = 2.0
+    ladder: tuple[Rung, ...] = LADDER
+    low_bytes: int = 16 << 20
+    high_bytes: int = 64 << 20
+    host_bytes: int = 0
+    keep_alive: float = 300.0
+    quota_seconds: float = 5.0
+
+
+@dataclass(slots=True)
+class DeadlineSettings:
+    """Whose first tokens come first, among all models of a device (Prism, section 6.2).
+
+    ``order``: "mh" (Moore-Hodgson: the most requests on time), "edf", or "fifo" (targets are not
+    looked at). ``margin`` multiplies the estimated time of a prefill. ``max_wait``: a request that
+    cannot be on time runs after those that can, but after so many times its target before all.
+    ``ttft`` and ``tpot``: targets of requests and models that have none, in seconds; 0 is none.
+    """
+
+    order: Literal["mh", "edf", "fifo"] = "mh"
+    margin: float = 1.5
+    max_wait: float = 10.0
+    ttft: float = 0.0
+    tpot: float = 0.0
+
+
+@dataclass(slots=True)
+class PlacementSettings:
+    """Which workers hold which models (Prism, section 6.1).
+
+    ``policy``: "replicate" (every worker holds every model), "static" (spread once by size),
+    "paper" (KV-pressure ratio, as published) or "balanced" (linearised binary search). Every
+    ``period`` seconds rates over the last ``window`` seconds are looked at, and models move where
+    the highest pressure falls by more than ``threshold``, a share of it (0: mean + 2 sigma of what
+    was seen, at least 10 %), no model twice within ``cooldown`` seconds.
+    """
+
+    policy: Literal["replicate", "static", "paper", "balanced"] = "replicate"
+    period: float = 5.0
+    window: float = 60.0
+    threshold: float = 0.0
+    cooldown: float = 30.0
+
+
+@dataclass(slots=True)
 class Share:
     """A node of the tree of shares: a client, or a group of clients and groups.
 
@@ -118,12 +195,21 @@ class DeviceSettings:
     step_log: str = ""
     cores: tuple[int, ...] = ()
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    residency: ResidencySettings = field(default_factory=ResidencySettings)
+    deadlines: DeadlineSettings = field(default_factory=DeadlineSettings)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DeviceSettings:
-        """What ``dataclasses.asdict`` made of one."""
-        schedule, cores = ScheduleSettings(**values["schedule"]), tuple(values["cores"])
-        return cls(**{**values, "schedule": schedule, "cores": cores})
+        """What ``dataclasses.asdict`` made of one, lists for tuples allowed."""
+        residency = dict(values["residency"])
+        residency["ladder"] = tuple(residency["ladder"])
+        nested: dict[str, Any] = {
+            "schedule": ScheduleSettings(**values["schedule"]),
+            "residency": ResidencySettings(**residency),
+            "deadlines": DeadlineSettings(**values["deadlines"]),
+            "cores": tuple(values["cores"]),
+        }
+        return cls(**{**values, **nested})
 
     @classmethod
     def of(cls, **values: Any) -> DeviceSettings:
@@ -141,7 +227,11 @@ _SCHEDULE = tuple(one.name for one in fields(ScheduleSettings))
 class ModelSetup:
     """A model to serve: the ``name`` clients ask for, and the ``source`` the store resolves.
 
-    ``pin`` keeps it loaded. None leaves a value to the checkpoint or the device.
+    ``pin`` keeps it loaded and awake. None leaves a value to the checkpoint or the device.
+    ``ttft_target`` and ``tpot_target``: wished seconds to the first token, and between tokens.
+    ``ttl``: seconds without work after which it sleeps, whatever memory there is. ``floor_bytes``:
+    memory for its keys and values that no other model takes. ``evict_cost``: how dear it is to put
+    to sleep, against others' 1. ``asleep``: it starts without its weights in memory.
     """
 
     name: str
@@ -152,6 +242,12 @@ class ModelSetup:
     policy: str | None = None
     kv_dtype: KVDtype | None = None
     speculation: Speculation | None = None
+    ttft_target: float | None = None
+    tpot_target: float | None = None
+    ttl: float | None = None
+    floor_bytes: int = 0
+    evict_cost: float = 1.0
+    asleep: bool = False
 
 
 @dataclass(slots=True)

@@ -94,7 +94,9 @@ class EngineRequest:
 
     ``arrival`` and ``deadline`` are seconds of the host's monotonic clock. Smaller ``priority``
     runs first. ``namespace`` keys the prefix cache (adapter, tenant salt): equal tokens in two
-    namespaces never share blocks. ``itl_target`` is the wished seconds between tokens.
+    namespaces never share blocks. ``itl_target`` is the wished seconds between tokens (TPOT),
+    ``ttft_target`` those from arrival to the first; None takes the model's. ``keep_alive``: seconds
+    that the model stays awake after this request, below 0 for ever; None leaves that as it is.
     """
 
     id: str
@@ -107,6 +109,8 @@ class EngineRequest:
     priority: int = 0
     deadline: float | None = None
     itl_target: float | None = None
+    ttft_target: float | None = None
+    keep_alive: float | None = None
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from tenfold.core.types import ModelKind
 from tenfold.fleet.sources.base import FileSpec
 
 if TYPE_CHECKING:
-    from tenfold.core.config import CatalogueSection
+    from tenfold.core.sections import CatalogueSection
 
 
 @dataclass(slots=True, frozen=True)

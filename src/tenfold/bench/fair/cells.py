@@ -114,21 +114,18 @@ def real_cells() -> list[Cell]:
         Cell(
             "tree-of-thoughts, S1",
             "3 clients with 4 trees each under way; client 0 branches by 4 (340 requests a tree), "
-            "the others by 2 (30); questions of 272 tokens, thoughts of 16",
-            (
-                TreeOfThoughts(
-                    clients=3, concurrent=4, scenario="requests", question=272, output=16
-                ),
-            ),
+            "the others by 2 (30); questions of 68 tokens and thoughts of 32, an eighth of the "
+            "paper's",
+            (TreeOfThoughts(clients=3, concurrent=4, scenario="requests", question=68, output=32),),
             "tree-0",
         ),
         Cell(
             "tree-of-thoughts, S2",
-            "3 clients with 4 trees each under way, branches by 2; questions of 136 tokens, those "
-            "of client 0 ten times as long; thoughts of 16",
-            (TreeOfThoughts(clients=3, concurrent=4, scenario="prefix", question=136, output=16),),
+            "3 clients with 4 trees each under way, branches by 2; questions of 68 tokens, those "
+            "of client 0 ten times as long; thoughts of 32: an eighth of the paper's",
+            (TreeOfThoughts(clients=3, concurrent=4, scenario="prefix", question=68, output=32),),
             "tree-0",
-            kv_bytes=150 << 20,
+            kv_bytes=120 << 20,
         ),
     ]
 

@@ -22,9 +22,9 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from tenfold.core.config import ScheduleSection
 from tenfold.core.errors import ConfigError
 from tenfold.core.layers import read_value
+from tenfold.core.sections import ScheduleSection
 from tenfold.core.settings import QueueSettings, RoutingSettings, ScheduleSettings
 from tenfold.fleet.simulator.settings import ClusterSettings, RunSettings, Simulation
 from tenfold.fleet.workloads.base import Workload
