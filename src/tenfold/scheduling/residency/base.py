@@ -20,12 +20,12 @@ from tenfold.core.settings import ResidencySettings
 class ModelView:
     """One model of a device at a moment. Times are seconds of the device's clock.
 
-    ``weight_pages``: what its weights take awake. ``kv_pages``: mapped now, ``cached_pages`` of them
-    hold nothing but cached prefixes. ``wanted_pages``: what its waiting requests would take at
-    least. ``limit_pages``: set by an administrator, for keys and values. ``oldest``: arrival of the
-    oldest waiting request, ``deadline``: the earliest by which one's first token is due, ``busy``:
-    whether any request is in it. ``last_used``: when it last had one. ``since``: when its state
-    began. ``held``: it sleeps until it is told to wake. ``draining``: it admits nothing new.
+    ``weight_pages``: what its weights take awake. ``kv_pages``: mapped now, of which
+    ``cached_pages`` hold nothing but cached prefixes. ``wanted_pages``: what its waiting requests
+    would take at least. ``limit_pages``: set by an administrator, for keys and values. ``oldest``:
+    arrival of the oldest waiting request, ``deadline``: the earliest by which one's first token is
+    due. ``last_used``: when it last had a request. ``since``: when its state began. ``held``: it
+    sleeps until it is told to wake. ``draining``: it admits nothing new.
     ``wake_seconds``: what waking is expected to take.
     """
 
