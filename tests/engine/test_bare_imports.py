@@ -11,7 +11,7 @@ import importlib, pkgutil, sys
 for name in ("pydantic", "msgspec", "llguidance", "gguf", "cuda", "flashinfer"):
     sys.modules[name] = None
 # What talks to the outside is for processes that do: the server and the worker's own.
-outside = {"tenfold.core.config", "tenfold.core.wire"}
+outside = {"tenfold.core.config", "tenfold.core.sections", "tenfold.core.wire"}
 triton = importlib.util.find_spec("triton") is not None
 for floor in "core costs kvcache text scheduling memory kernels models engine".split():
     package = importlib.import_module(f"tenfold.{floor}")

@@ -10,7 +10,7 @@ from engine.harness import BLOCK, GLOBAL, Sim
 from tenfold.core.messages import Abort, AskStats, DeviceStats, Embed, ModelDown, UnloadModel
 from tenfold.core.types import KVGroup
 from tenfold.engine.sequence import Choice, StepPlan
-from tenfold.engine.simulated import CountingPages, SimulatedRunner
+from tenfold.engine.simulated import CountedWeights, CountingPages, ModelPages, SimulatedRunner
 
 SLIDING = KVGroup("sliding", (2,), 1, 32, window=8)
 
@@ -361,7 +361,8 @@ def test_an_embedding_request_is_cut_into_steps() -> None:
         return torch.ones(len(texts), 2)
 
     facts = ModelFacts("e", "embed", "bert", 64, 100, 2, 0, 0, 0)
-    encoder = EmbedInstance(facts, embed, sim.clock, lambda: None, lambda: (0, 0), 0.2)
+    weights = CountedWeights(ModelPages(CountingPages(1)), 0)
+    encoder = EmbedInstance(facts, embed, sim.clock, lambda: None, lambda: (0, 0), weights, 0.2)
     sim.engine.attach("e", encoder)
     sim.add()
     sim.engine.handle(Embed("x", "e", [[1] * 10] * 40))

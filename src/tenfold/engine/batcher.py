@@ -117,6 +117,10 @@ class Batcher:
         self.sequences: dict[str, Sequence] = {}
         self.started: list[RequestStarted] = []
         self.preemptions = 0
+        self.admitting = True
+        """Whether waiting requests may begin: not while the model makes room for another."""
+        self.lacking = 0
+        """Tokens for which memory was lacking when an admission was last tried and refused."""
         self.hash_prompt = _hash_prompt
         self._deadlines: list[tuple[float, str]] = []
         self._refused = False
@@ -344,6 +348,11 @@ class Batcher:
         self.preempt(own)
         return True
 
+    def rest(self) -> None:
+        """Preempt everything that runs, the youngest first."""
+        while (victim := self.youngest) is not None:
+            self.preempt(victim)
+
     @property
     def youngest(self) -> Sequence | None:
         """The running sequence that would give way first."""
@@ -364,6 +373,7 @@ class Batcher:
         shape = replace(shape)
         refusals = 0
         self._refused = False
+        self.lacking = 0
         for seq in self._candidates():
             if room <= 0 or (
                 shape.prefill_tokens and not self.steps.largest_chunk(seconds, shape, 0)
@@ -414,6 +424,8 @@ class Batcher:
         for seq in list(self.running):
             if seq.kv is not None and not seq.decoding:
                 yield seq
+        if not self.admitting:
+            return
         for waiting in self.policy.candidates(self.clock.now()):
             if len(self.running) >= self.settings.max_running:
                 return
@@ -429,8 +441,9 @@ class Batcher:
         missing = seq.tokens.length - self.matches.matched(seq.request.id)
         claimed = sum([max(block, s.tokens.length - s.computed) for s in self.running])
         if self.running or self.neighbours.running():
-            while self.cache.free_tokens() < missing + claimed:
+            while (free := self.cache.free_tokens()) < missing + claimed:
                 if not self.neighbours.reclaim():
+                    self.lacking = missing + claimed - free
                     if self.running:
                         return False
                     break
@@ -480,7 +493,12 @@ class Batcher:
         """The earliest deadline of a waiting request that could be admitted now; else infinity. A
         model that has one goes before the others for the step in which it admits it."""
         busy = len(self.running) >= self.settings.max_running
-        if self._refused or busy or any(not seq.decoding for seq in self.running):
+        if (
+            self._refused
+            or busy
+            or not self.admitting
+            or any(not seq.decoding for seq in self.running)
+        ):
             return inf
         return self.line.urgency()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from tenfold.costs.step import StepModel
 from tenfold.engine.batcher import Batcher, Neighbours
 from tenfold.engine.grammars import Grammars
 from tenfold.engine.instance import EmbedInstance, GenerateInstance, Instance
+from tenfold.engine.residency import Budget
 from tenfold.engine.runner import TorchRunner
 from tenfold.engine.sampler_state import SamplerState, TokenMatcher
 from tenfold.engine.sampling import Sampler
@@ -26,6 +28,7 @@ from tenfold.engine.scratch import SHARE, ModelScratch, PoolScratch
 from tenfold.engine.speculator import speculator
 from tenfold.engine.step_memory import Boundless, StepMemory
 from tenfold.engine.steplog import StepLog
+from tenfold.engine.weights import Filler, ModelWeights, PackedWeights, ThreadFiller
 from tenfold.kernels.base import Kernels, ScratchKernels
 from tenfold.kernels.kv_rows import kv_row
 from tenfold.kernels.table import build_kernels
@@ -37,7 +40,7 @@ from tenfold.memory.base import PageBackend
 from tenfold.memory.pool import PagePool, VirtualRange
 from tenfold.models.decoder import Decoder
 from tenfold.models.encoder import Encoder
-from tenfold.models.loading import load_model
+from tenfold.models.loading import LoadedModel, load_model
 from tenfold.scheduling.accounts import Accounts
 from tenfold.scheduling.base import PolicySetup
 from tenfold.scheduling.registry import policies
@@ -169,6 +172,7 @@ class Device:
         def free() -> None:
             self._free(name)
 
+        weights = self._weights(name, loaded)
         if isinstance(loaded.model, Encoder):
             return EmbedInstance(
                 facts,
@@ -176,10 +180,32 @@ class Device:
                 clock,
                 free,
                 lambda: self._page_counts(name),
+                weights,
                 self.settings.itl_target,
             )
         memory = self._step_memory(command, loaded.model, make_room)
-        return self._generator(command, loaded.model, facts, clock, neighbours, free, memory)
+        return self._generator(
+            command, loaded.model, facts, clock, neighbours, free, memory, weights
+        )
+
+    def _weights(self, name: str, loaded: LoadedModel) -> ModelWeights:
+        return PackedWeights(self._ranges[name]["weights"], loaded.refill, loaded.image)
+
+    # --- residency ------------------------------------------------------------------------------
+    def budget(self) -> Budget:
+        """For weights, keys and values: what scratch has is nobody's to move."""
+        stats = self.pool.stats()
+        free = stats.capacity - stats.mapped
+        return Budget(stats.capacity - self.scratch.pages, free)
+
+    def pages_of(self, name: str) -> int:
+        return sum(space.mapped_pages for space in self._ranges[name].values())
+
+    def set_limit(self, name: str, pages: int | None) -> None:
+        self.pool.set_limit(name, pages)
+
+    def filler(self, call: Callable[[Callable[[], None]], Future[None]], clock: Clock) -> Filler:
+        return ThreadFiller(call)
 
     def _step_memory(
         self, command: LoadModel, model: Decoder, make_room: Callable[[int], bool]
@@ -217,12 +243,13 @@ class Device:
         neighbours: Neighbours,
         free: Callable[[], None],
         memory: StepMemory,
+        weights: ModelWeights,
     ) -> Instance:
         settings = self.settings
         limit = command.options.kv_limit_bytes
         if limit:
-            weights = self.pool.stats().owners[command.name].mapped
-            self.pool.set_limit(command.name, weights + limit // settings.page_bytes)
+            most = weights.pages + limit // settings.page_bytes
+            self.pool.set_limit(command.name, most)
         groups = model.kv_groups
         ranges, tensors, capacity = [], [], []
         for group in groups:
@@ -281,6 +308,7 @@ class Device:
             clock,
             free,
             lambda: self._page_counts(command.name),
+            weights,
             grammars,
         )
         instance.step_log = self._step_log

@@ -17,32 +17,48 @@ from heapq import nlargest
 from typing import Protocol, TypeVar
 
 from tenfold.core.clock import Clock
-from tenfold.core.errors import InvalidRequest, ModelNotFound, TenfoldError, Unavailable
+from tenfold.core.errors import (
+    InvalidRequest,
+    ModelNotFound,
+    OutOfMemory,
+    TenfoldError,
+    Unavailable,
+)
 from tenfold.core.messages import (
     Abort,
+    AskDecisions,
     AskPrefixes,
     AskSchedule,
     AskStats,
     ClientStats,
     Command,
+    DecisionReport,
     DeviceStats,
     Embed,
     Event,
     Generate,
     LoadModel,
     ModelDown,
+    ModelMoved,
+    ModelOptions,
     ModelUp,
     RequestFailed,
     ScheduleReport,
+    SetResidency,
     SetShares,
     Shutdown,
+    SleepModel,
     UnloadModel,
+    WakeModel,
     WorkerUp,
 )
-from tenfold.core.settings import Share
+from tenfold.core.settings import DeviceSettings, Share
 from tenfold.core.types import Constraint, EngineRequest
-from tenfold.engine.batcher import Age, Batcher, Neighbours
+from tenfold.engine.batcher import Neighbours
 from tenfold.engine.instance import EmbedInstance, GenerateInstance, Instance
+from tenfold.engine.neighbours import CachedPrefixes, EngineNeighbours, batchers
+from tenfold.engine.residency import Budget, Residents
+from tenfold.engine.weights import Filler
 from tenfold.scheduling.accounts import Accounts
 from tenfold.scheduling.turns import Turns
 
@@ -53,6 +69,7 @@ MOST_CLIENTS = 256
 
 IDLE_POLL_SECONDS = 1.0
 ASIDE_POLL_SECONDS = 0.01
+WAKE_POLL_SECONDS = 0.001
 
 T = TypeVar("T")
 Reclaim = Callable[[int], bool]
@@ -64,8 +81,16 @@ class DeviceLike(Protocol):
 
     name: str
     accounts: Accounts
+    settings: DeviceSettings
 
     def capacity_bytes(self) -> int: ...
+    def budget(self) -> Budget: ...
+    def pages_of(self, name: str) -> int: ...
+    def set_limit(self, name: str, pages: int | None) -> None: ...
+    def filler(self, call: Callable[[Callable[[], None]], Future[None]], clock: Clock) -> Filler:
+        """What fills weights. ``call`` runs something on the engine's thread."""
+        ...
+
     def notes(self) -> list[str]: ...
     def load(
         self, command: LoadModel, clock: Clock, neighbours: Neighbours, make_room: Reclaim
@@ -93,6 +118,10 @@ class Engine:
         self.clock = clock
         self.emit = emit
         self.instances: dict[str, Instance] = {}
+        self.prefixes = CachedPrefixes(self.instances)
+        self.residents = Residents(
+            device, self.prefixes, device.filler(self.call, clock), clock, emit
+        )
         self.turns = Turns()
         self.loading: dict[str, threading.Thread] = {}
         self.faults: list[str] = []
@@ -131,8 +160,17 @@ class Engine:
                 self.emit(self._stats(id))
             case SetShares(shares):
                 self._set_shares(shares)
+            case SleepModel(name):
+                self._moved(name, lambda: self.residents.sleep(command))
+            case WakeModel(name):
+                self._moved(name, lambda: self.residents.wake(name))
+            case SetResidency(name):
+                self._moved(name, lambda: self.residents.change(command))
+            case AskDecisions(id, most):
+                latest = self.residents.latest(most)
+                self.emit(DecisionReport(id, self.device.name, latest))
             case AskSchedule(id, most):
-                models = [batcher.schedule(most) for batcher in self._batchers()]
+                models = [batcher.schedule(most) for batcher in batchers(self.instances)]
                 self.emit(ScheduleReport(id, self.device.name, models))
             case AskPrefixes():
                 self._prefixes_asked = True
@@ -140,6 +178,14 @@ class Engine:
                     self._tell_prefixes(instance)
             case Shutdown():
                 self.close()
+
+    def _moved(self, name: str, action: Callable[[], None]) -> None:
+        """Do something about a model's residency, if it is here."""
+        if name in self.instances:
+            action()
+        else:
+            message = f"{name} is not loaded on {self.device.name}"
+            self.emit(ModelMoved(name, "cold", code=ModelNotFound.code, error=message))
 
     def _set_shares(self, shares: list[Share]) -> None:
         try:
@@ -169,6 +215,7 @@ class Engine:
             raise InvalidRequest(
                 f"{command.request.model} is an embedding model; use /v1/embeddings", param="model"
             )
+        self.residents.arrives(command.request.model, command.request)
         constraint = command.request.sampling.constraint
         if constraint is None or instance.grammars is None:
             instance.batcher.submit(command.request)
@@ -210,6 +257,7 @@ class Engine:
             raise InvalidRequest(
                 f"{command.model} generates text and has no embeddings to serve", param="model"
             )
+        self.residents.arrives(command.model)
         instance.submit(command)
 
     # --- models come and go ---------------------------------------------------------------------
@@ -233,20 +281,21 @@ class Engine:
             instance = self.device.load(
                 command,
                 self.clock,
-                _Neighbours(self, name),
-                lambda pages: self.call(lambda: self._make_room(pages)).result(),
+                self.neighbours(name),
+                lambda pages: self.call(lambda: self._make_room(pages, name)).result(),
             )
         except Exception as error:
             if not isinstance(error, TenfoldError):
                 log.exception("loading %s failed", name)
             code = error.code if isinstance(error, TenfoldError) else TenfoldError.code
             down = ModelDown(name, code, str(error))
-            self.call(lambda: self._loaded(name, None, down))
+            self.call(lambda: self._loaded(command, None, down))
             return
         up = ModelUp(instance.facts, self.clock.now() - began)
-        self.call(lambda: self._loaded(name, instance, up))
+        self.call(lambda: self._loaded(command, instance, up))
 
-    def _loaded(self, name: str, instance: Instance | None, event: Event) -> None:
+    def _loaded(self, command: LoadModel, instance: Instance | None, event: Event) -> None:
+        name = command.name
         self.loading.pop(name, None)
         if name in self._cancelled:
             self._cancelled.discard(name)
@@ -254,11 +303,12 @@ class Engine:
                 instance.close()
             event = ModelDown(name, Unavailable.code, f"{name} was unloaded while it was loading")
         elif instance is not None:
-            event = self._prepared(name, instance, event)
+            event = self._prepared(command, instance, event)
         self.emit(event)
 
-    def _prepared(self, name: str, instance: Instance, up: Event) -> Event:
+    def _prepared(self, command: LoadModel, instance: Instance, up: Event) -> Event:
         """Attach what was loaded; gives ``up``, or why the instance cannot run after all."""
+        name = command.name
         try:
             instance.prepare()
         except Exception as error:
@@ -266,10 +316,18 @@ class Engine:
             instance.close()
             code = error.code if isinstance(error, TenfoldError) else TenfoldError.code
             return ModelDown(name, code, str(error))
-        self.attach(name, instance)
+        try:
+            self.attach(name, instance, command.options)
+        except OutOfMemory as error:
+            instance.close()
+            return ModelDown(name, error.code, error.message)
         return up
 
-    def attach(self, name: str, instance: Instance) -> None:
+    def attach(self, name: str, instance: Instance, options: ModelOptions | None = None) -> None:
+        """Take a model in, awake. Raises OutOfMemory where the mode of sharing memory has no room
+        for it; nothing is changed then."""
+        if why := self.residents.join(name, instance, options or ModelOptions()):
+            raise OutOfMemory(why)
         self.instances[name] = instance
         if self._prefixes_asked:
             self._tell_prefixes(instance)
@@ -283,37 +341,30 @@ class Engine:
             self._cancelled.add(name)  # told when the loading thread is done
             return
         instance = self.instances.pop(name, None)
-        if instance is not None:
-            for event in instance.close():
-                self.emit(event)
         self.turns.forget(name)
-        self.emit(ModelDown(name))
+        if instance is None:
+            self.emit(ModelDown(name))
+            return
+        for event in instance.fail_all(Unavailable(f"{name} was unloaded with the request in it")):
+            self.emit(event)
+
+        def close() -> None:
+            instance.close()
+            self.emit(ModelDown(name))
+
+        self.residents.leave(name, close)
 
     def neighbours(self, name: str) -> Neighbours:
         """The device's other models, for the batcher of ``name``."""
-        return _Neighbours(self, name)
+        return EngineNeighbours(self, name)
 
-    def _reclaim(self, asker: str) -> bool:
-        """Free one page's worth of another model's cached prefixes, idle models first."""
-        others = [i for name, i in self.instances.items() if name != asker]
-        others.sort(key=lambda i: i.has_work)
-        return any(instance.give_pages() for instance in others)
+    def ticket(self) -> int:
+        """The next arrival number of the device."""
+        return next(self._tickets)
 
-    def _batchers(self, but: str = "") -> list[Batcher]:
-        return [
-            instance.batcher
-            for name, instance in self.instances.items()
-            if name != but and isinstance(instance, GenerateInstance)
-        ]
-
-    def _make_room(self, pages: int) -> bool:
-        """Free cached pages of any model until ``pages`` could be mapped, as far as that goes."""
-        freed = False
-        for _ in range(pages):
-            if not self._reclaim(""):
-                break
-            freed = True
-        return freed
+    def _make_room(self, pages: int, name: str) -> bool:
+        """Pages for a model that is being loaded, as far as that goes."""
+        return self.residents.make_room(pages, name) > 0
 
     def call(self, action: Callable[[], T]) -> Future[T]:
         """Run something on the engine's thread, from any other."""
@@ -332,27 +383,40 @@ class Engine:
     def patience(self) -> float:
         """Seconds that the caller may wait for a command before the next ``step``. With nothing
         else to do, it prepares a page and asks to be called again soon."""
-        if self.has_work:
+        if self.has_work or self.residents.changed:
             return 0.0
+        if self.residents.waking:
+            return WAKE_POLL_SECONDS
         if self.loading or self.preparing:  # a thread that will soon want the loop
             return ASIDE_POLL_SECONDS
-        return 0.0 if self.device.prepare_pages() else IDLE_POLL_SECONDS
+        if self.device.prepare_pages():
+            return 0.0
+        return min(IDLE_POLL_SECONDS, max(0.0, self.residents.due() - self.clock.now()))
 
     @property
     def has_work(self) -> bool:
-        return any(i.has_work for i in self.instances.values()) or not self._calls.empty()
+        """Whether a step now would do something for requests."""
+        if not self._calls.empty() or self._busy():
+            return True
+        waits = any(instance.has_work for instance in self.instances.values())
+        return waits and self.residents.changed
+
+    def _busy(self) -> list[str]:
+        """The models that have requests and are awake."""
+        awake = self.residents.awake
+        return [name for name, one in self.instances.items() if one.has_work and awake(name)]
 
     def step(self) -> bool:
         """Run one step of the model whose turn it is. False when there was nothing to do."""
         while not self._calls.empty():
             self._calls.get()()
         now = self.clock.now()
-        busy = [name for name, instance in self.instances.items() if instance.has_work]
-        expired = [event for name in busy for event in self.instances[name].expire(now)]
-        if expired:
-            for event in expired:
-                self.emit(event)
-            busy = [name for name in busy if self.instances[name].has_work]
+        for instance in self.instances.values():
+            if instance.has_work:
+                for event in instance.expire(now):
+                    self.emit(event)
+        self.residents.tend()
+        busy = self._busy()
         if not busy:
             self._rest()
             return False
@@ -382,15 +446,17 @@ class Engine:
         return order
 
     def _preemptions(self) -> int:
-        return sum(batcher.preemptions for batcher in self._batchers())
+        return sum(batcher.preemptions for batcher in batchers(self.instances))
 
     def _relieve(self, busy: list[str]) -> None:
-        """Every model waits for pages that another holds: the youngest sequence gives way or,
-        when none is left, one request that can never run ends."""
-        running = [(b.youngest, b) for b in self._batchers() if b.youngest is not None]
+        """Every model waits for pages that another holds: the youngest sequence gives way, or one
+        without requests sleeps or, when none is left, one request that can never run ends."""
+        running = [(b.youngest, b) for b in batchers(self.instances) if b.youngest is not None]
         if running:
             victim, batcher = max(running, key=lambda pair: pair[0].age)
             batcher.preempt(victim)
+            return
+        if self.residents.give_weights():
             return
         for name in busy:
             events = self.instances[name].relieve()
@@ -415,7 +481,8 @@ class Engine:
     # --- looking inside -------------------------------------------------------------------------
     def _stats(self, id: str) -> DeviceStats:
         stats = self.device.stats(id)
-        stats.models = [instance.stats() for instance in self.instances.values()]
+        tell = self.residents.tell
+        stats.models = [tell(name, one.stats()) for name, one in self.instances.items()]
         stats.clients = self._client_stats()
         stats.rounds = self.device.accounts.rounds
         stats.integrity = self.faults
@@ -427,7 +494,7 @@ class Engine:
         accounts, now = self.device.accounts, self.clock.now()
         found: dict[str, ClientStats] = {}
         working: set[str] = set()
-        for batcher in self._batchers():
+        for batcher in batchers(self.instances):
             for seq in batcher.sequences.values():
                 client = seq.request.client
                 working.add(client)
@@ -464,36 +531,7 @@ class Engine:
             self._calls.get()()
         for name in list(self.instances):
             self._unload(name)
+        while self.residents.left_behind():
+            self._calls.get()()
         self._aside.shutdown(wait=False, cancel_futures=True)
         self.device.close()
-
-
-class _Neighbours:
-    """``batcher.Neighbours`` over an engine's models."""
-
-    def __init__(self, engine: Engine, name: str) -> None:
-        self._engine = engine
-        self._name = name
-
-    def ticket(self) -> int:
-        return next(self._engine._tickets)
-
-    def running(self) -> bool:
-        return any(batcher.running for batcher in self._engine._batchers(self._name))
-
-    def reclaim(self) -> bool:
-        return not self._engine.device.limited(self._name) and self._engine._reclaim(self._name)
-
-    def give_way(self, age: Age) -> bool:
-        if self._engine.device.limited(self._name):
-            return False
-        found = [
-            (batcher.youngest, batcher)
-            for batcher in self._engine._batchers(self._name)
-            if batcher.youngest is not None and batcher.youngest.age > age
-        ]
-        if not found:
-            return False
-        victim, batcher = max(found, key=lambda pair: pair[0].age)
-        batcher.preempt(victim)
-        return True

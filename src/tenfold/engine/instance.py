@@ -14,7 +14,7 @@ from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 from tenfold.core.clock import Clock
-from tenfold.core.errors import ContextTooLong, TenfoldError
+from tenfold.core.errors import ContextTooLong, TenfoldError, Unavailable
 from tenfold.core.messages import (
     Embed,
     Embedded,
@@ -28,6 +28,7 @@ from tenfold.engine.batcher import Batcher
 from tenfold.engine.executor import Executor
 from tenfold.engine.prefix_news import PrefixNews
 from tenfold.engine.steplog import StepLog
+from tenfold.engine.weights import ModelWeights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,9 +40,31 @@ class Instance(Protocol):
     """What the engine's loop needs of a loaded model."""
 
     facts: ModelFacts
+    weights: ModelWeights
 
     @property
     def has_work(self) -> bool: ...
+
+    @property
+    def running(self) -> int:
+        """Requests that hold memory or are being computed."""
+        ...
+
+    @property
+    def waiting(self) -> int: ...
+
+    def oldest(self) -> float:
+        """Arrival of the oldest waiting request; infinity where none waits."""
+        ...
+
+    def wanted_bytes(self) -> int:
+        """Of keys and values, that a waiting request lacks: asleep, all that the first would take;
+        awake, what its admission was last refused for."""
+        ...
+
+    def sleep(self) -> None:
+        """Stop what runs, to be computed again, and give back all pages but the scratch."""
+        ...
 
     def prepare(self) -> None:
         """On the engine's thread, once, before the first step."""
@@ -62,11 +85,15 @@ class Instance(Protocol):
         will."""
         ...
 
-    def give_pages(self) -> bool:
-        """Free cached pages for another model; False when there are none."""
+    def give_pages(self, pages: int) -> int:
+        """Free so many cached pages for another model, as far as there are; how many it were."""
         ...
 
     def stats(self) -> ModelStats: ...
+    def fail_all(self, error: TenfoldError) -> list[Event]:
+        """End every request with this error."""
+        ...
+
     def check(self) -> list[str]: ...
     def close(self) -> list[Event]:
         """Fail what is left and free everything."""
@@ -96,9 +123,11 @@ class GenerateInstance:
         clock: Clock,
         free: Callable[[], None],
         page_counts: Callable[[], tuple[int, int]],
+        weights: ModelWeights,
         grammars: GrammarSeam | None = None,
     ) -> None:
         self.facts = facts
+        self.weights = weights
         self.grammars = grammars
         self.batcher = batcher
         self.executor = executor
@@ -112,6 +141,30 @@ class GenerateInstance:
     @property
     def has_work(self) -> bool:
         return self.batcher.has_work
+
+    @property
+    def running(self) -> int:
+        return len(self.batcher.running)
+
+    @property
+    def waiting(self) -> int:
+        return len(self.batcher.sequences) - len(self.batcher.running)
+
+    def oldest(self) -> float:
+        arrivals = [s.request.arrival for s in self.batcher.sequences.values() if s.kv is None]
+        return min(arrivals, default=inf)
+
+    def wanted_bytes(self) -> int:
+        cache = self.batcher.cache
+        if self.running or not self.waiting:
+            return cache.bytes_for(self.batcher.lacking)
+        first = next(iter(self.batcher.sequences.values()))
+        return cache.bytes_for(first.tokens.length + 1)
+
+    def sleep(self) -> None:
+        self.batcher.rest()
+        self.batcher.cache.evict_all()
+        self.weights.unmap()
 
     def prepare(self) -> None:
         self.executor.prepare()
@@ -182,8 +235,8 @@ class GenerateInstance:
         done = [StepDone(self.facts.name, self.clock.now(), [], outputs)] if outputs else []
         return self._close_out([*done], failures)
 
-    def give_pages(self) -> bool:
-        return self.batcher.cache.evict_pages(1) > 0
+    def give_pages(self, pages: int) -> int:
+        return self.batcher.cache.evict_pages(pages)
 
     def stats(self) -> ModelStats:
         batcher, totals = self.batcher, self.totals
@@ -199,22 +252,23 @@ class GenerateInstance:
         totals.kv_blocks_used, totals.kv_blocks_cached = cache.used, cache.cached
         totals.kv_blocks_total = cache.total
         totals.weight_pages, totals.kv_pages = self._page_counts()
+        totals.image_pages = self.weights.pages
         return replace(totals)
 
     def check(self) -> list[str]:
         return self.batcher.cache.check_integrity()
 
+    def fail_all(self, error: TenfoldError) -> list[Event]:
+        ids = list(self.batcher.sequences)
+        for id in ids:
+            self.abort(id)
+        return [RequestFailed(id, error.code, error.message, error.param) for id in ids]
+
     def close(self) -> list[Event]:
-        gone = TenfoldError(f"{self.facts.name} was unloaded while the request was in it")
-        failures = [
-            RequestFailed(name, "unavailable", gone.message)
-            for name in list(self.batcher.sequences)
-        ]
-        for failure in failures:
-            self.abort(failure.request_id)
+        failures = self.fail_all(_unloaded(self.facts.name))
         self.batcher.cache.evict_all()
         self._free()
-        return list(failures)
+        return failures
 
 
 @dataclass(slots=True)
@@ -222,6 +276,7 @@ class _Embedding:
     """A request in work: the vectors of its first texts are there."""
 
     command: Embed
+    arrival: float
     vectors: list[list[float]] = field(default_factory=list)
 
     @property
@@ -239,9 +294,11 @@ class EmbedInstance:
         clock: Clock,
         free: Callable[[], None],
         page_counts: Callable[[], tuple[int, int]],
+        weights: ModelWeights,
         step_seconds: float = 0.2,
     ) -> None:
         self.facts = facts
+        self.weights = weights
         self.embed = embed
         self.clock = clock
         self.queue: deque[_Embedding] = deque()
@@ -261,11 +318,28 @@ class EmbedInstance:
                 f"{self.facts.context_length}; shorten it",
                 param="input",
             )
-        self.queue.append(_Embedding(command))
+        self.queue.append(_Embedding(command, self.clock.now()))
 
     @property
     def has_work(self) -> bool:
         return bool(self.queue)
+
+    @property
+    def running(self) -> int:
+        return int(bool(self.queue and self.queue[0].vectors))
+
+    @property
+    def waiting(self) -> int:
+        return len(self.queue) - self.running
+
+    def oldest(self) -> float:
+        return self.queue[0].arrival if self.waiting else inf
+
+    def wanted_bytes(self) -> int:
+        return 0
+
+    def sleep(self) -> None:
+        self.weights.unmap()
 
     def prepare(self) -> None:
         """Nothing to prepare."""
@@ -320,22 +394,28 @@ class EmbedInstance:
     def relieve(self) -> list[Event]:
         return []
 
-    def give_pages(self) -> bool:
-        return False
+    def give_pages(self, pages: int) -> int:
+        return 0
 
     def stats(self) -> ModelStats:
         self.totals.waiting = len(self.queue)
         self.totals.weight_pages, self.totals.kv_pages = self._page_counts()
+        self.totals.image_pages = self.weights.pages
         return replace(self.totals)
 
     def check(self) -> list[str]:
         return []
 
-    def close(self) -> list[Event]:
-        message = f"{self.facts.name} was unloaded while the request was in it"
-        failures: list[Event] = [
-            RequestFailed(w.command.id, "unavailable", message) for w in self.queue
-        ]
+    def fail_all(self, error: TenfoldError) -> list[Event]:
+        ids = [work.command.id for work in self.queue]
         self.queue.clear()
+        return [RequestFailed(id, error.code, error.message, error.param) for id in ids]
+
+    def close(self) -> list[Event]:
+        failures = self.fail_all(_unloaded(self.facts.name))
         self._free()
         return failures
+
+
+def _unloaded(name: str) -> Unavailable:
+    return Unavailable(f"{name} was unloaded while the request was in it")

@@ -89,3 +89,67 @@ class CountingPages:
 
     def available(self) -> int:
         return self.capacity - self.used
+
+
+class ModelPages:
+    """One model's part of counted pages, with a limit of its own. ``used``: of this model."""
+
+    def __init__(self, whole: CountingPages) -> None:
+        self.whole = whole
+        self.used = 0
+        self.limit: int | None = None
+
+    def map(self, pages: Seq[int]) -> bool:
+        count = len(pages)
+        if self.limit is not None and self.used + count > self.limit:
+            return False
+        if not self.whole.map(pages):
+            return False
+        self.used += count
+        return True
+
+    def unmap(self, pages: Seq[int]) -> None:
+        self.used -= len(pages)
+        self.whole.unmap(pages)
+
+    def available(self) -> int:
+        free = self.whole.available()
+        return free if self.limit is None else min(free, max(0, self.limit - self.used))
+
+
+class CountedWeights:
+    """Implements ``weights.ModelWeights`` over counted pages. ``host`` and ``disk``: seconds that
+    they take from there."""
+
+    def __init__(
+        self, source: ModelPages, pages: int, host: float = 0.0, disk: float = 0.0
+    ) -> None:
+        self.pages = pages
+        self.of = source.whole
+        self._source = source
+        self._host = host
+        self._disk = disk or host
+        self._cold = False
+        self.mapped = False
+
+    def map(self) -> bool:
+        self.mapped = self.mapped or self._source.map(range(self.pages))
+        return self.mapped
+
+    def missing(self) -> int:
+        return self.pages - self._source.available()
+
+    def fill(self) -> None:
+        """Nothing to write, but now the host has them."""
+        self._cold = False
+
+    def unmap(self) -> None:
+        self.mapped = False
+        self._source.unmap(range(self.pages))
+
+    def leave_host(self) -> None:
+        self._cold = True
+
+    def seconds(self) -> float:
+        """Of the next fill, after which the host has them."""
+        return self._disk if self._cold else self._host

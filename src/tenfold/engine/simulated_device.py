@@ -6,12 +6,13 @@ classes. Knows no torch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 
 from tenfold.core.clock import Clock
 from tenfold.core.errors import OutOfMemory
-from tenfold.core.messages import DeviceStats, LoadModel
+from tenfold.core.messages import DeviceStats, LoadModel, ModelOptions
 from tenfold.core.settings import DeviceSettings
 from tenfold.core.types import KVGroup, ModelFacts
 from tenfold.costs.price import Prices
@@ -20,8 +21,10 @@ from tenfold.engine.batcher import Batcher
 from tenfold.engine.engine import Engine
 from tenfold.engine.executor import Executor
 from tenfold.engine.instance import GenerateInstance
-from tenfold.engine.simulated import CountingPages
+from tenfold.engine.residency import Budget
+from tenfold.engine.simulated import CountedWeights, CountingPages, ModelPages
 from tenfold.engine.speculator import Speculator, speculator
+from tenfold.engine.weights import VirtualFiller
 from tenfold.kvcache.cache import KVCache
 from tenfold.kvcache.waiting import MatchIndex
 from tenfold.scheduling.accounts import Accounts
@@ -35,7 +38,9 @@ class SimulatedModel:
     """A model as far as a scheduler knows it. ``steps``: what the batcher takes steps to cost.
 
     ``pages``: memory of its own in place of the device's; ``blocks``: the most blocks of each group
-    (None: what memory holds); ``drafts`` and ``price``: in place of what settings and size say."""
+    (None: what memory holds); ``drafts`` and ``price``: in place of what settings and size say.
+    ``wake_seconds`` and ``cold_seconds``: what its weights take from the host's memory and from a
+    disk."""
 
     facts: ModelFacts
     groups: Sequence[KVGroup]
@@ -45,6 +50,9 @@ class SimulatedModel:
     blocks: int | None = None
     drafts: Speculator | None = None
     price: float | None = None
+    wake_seconds: float = 0.0
+    cold_seconds: float = 0.0
+    options: ModelOptions = field(default_factory=ModelOptions)
 
 
 class SimulatedDevice:
@@ -57,7 +65,8 @@ class SimulatedDevice:
         self.accounts = Accounts(settings.schedule)
         self.pages = CountingPages(settings.memory_bytes // settings.page_bytes)
         self._prices = Prices()
-        self._weight_pages = 0
+        self._models: dict[str, ModelPages] = {}
+        self._weights: dict[str, CountedWeights] = {}
         self._promises: dict[CountingPages, Reservations] = {}
 
     def attach(
@@ -71,8 +80,14 @@ class SimulatedDevice:
 
         Raises OutOfMemory when they leave no room for a block."""
         settings, facts, name = self.settings, model.facts, model.facts.name
-        pages = model.pages or self.pages
-        cache = self._cache(model, pages)
+        pages = ModelPages(model.pages or self.pages)
+        weights = CountedWeights(
+            pages,
+            -(-facts.weight_bytes // settings.page_bytes),
+            model.wake_seconds,
+            model.cold_seconds,
+        )
+        cache = self._cache(model, pages, weights)
         matches = MatchIndex(cache.tree)
         price = self._prices.of(facts.parameters) if model.price is None else model.price
         setup = PolicySetup(matches, settings.schedule, self.accounts.of_model(name), price)
@@ -88,19 +103,28 @@ class SimulatedDevice:
             model.drafts
             or speculator(settings.speculation, settings.draft_tokens, settings.draft_match),
             books=self.accounts.open(name, price),
-            reservations=self._reservations(pages, cache),
+            reservations=self._reservations(pages.whole, cache),
         )
+
+        def counts() -> tuple[int, int]:
+            awake = weights.pages * weights.mapped
+            return awake, pages.used - awake
+
         instance = kind(
-            facts, batcher, model.executor, clock, lambda: None, lambda: (0, pages.used)
+            facts, batcher, model.executor, clock, lambda: self._free(name), counts, weights
         )
-        engine.attach(name, instance)
+        self._models[name], self._weights[name] = pages, weights
+        engine.attach(name, instance, model.options)
         return instance
 
-    def _cache(self, model: SimulatedModel, pages: CountingPages) -> KVCache:
+    def _free(self, name: str) -> None:
+        pages = self._models.pop(name)
+        pages.whole.used -= pages.used
+        del self._weights[name]
+
+    def _cache(self, model: SimulatedModel, pages: ModelPages, weights: CountedWeights) -> KVCache:
         settings = self.settings
-        weights = -(-model.facts.weight_bytes // settings.page_bytes)
-        mapped = pages.map(range(weights))
-        self._weight_pages += weights if pages is self.pages else 0
+        mapped = weights.map()
         left = pages.available() * settings.page_bytes if mapped else 0
         sizes = [group.block_bytes(settings.block_tokens) for group in model.groups]
         if left < sum(sizes):
@@ -109,7 +133,8 @@ class SimulatedDevice:
                 f"{left} of {settings.memory_bytes} for keys and values, less than a block of "
                 f"{settings.block_tokens} tokens; raise the memory"
             )
-        whole = pages.capacity * settings.page_bytes
+        capacity = pages.whole.capacity
+        whole = capacity * settings.page_bytes
         return KVCache(
             list(model.groups),
             [pages] * len(sizes),
@@ -117,23 +142,25 @@ class SimulatedDevice:
             page_bytes=settings.page_bytes,
             capacity_blocks=[model.blocks or whole // size for size in sizes],
             prefix_cache=settings.prefix_cache,
-            page_limit=None if model.blocks else pages.capacity - weights,
+            page_limit=None if model.blocks else capacity - weights.pages,
         )
 
     @property
     def kv_bytes(self) -> int:
         """What all models' keys and values can have between them."""
-        return (self.pages.capacity - self._weight_pages) * self.settings.page_bytes
+        awake = (one for one in self._weights.values() if one.mapped and one.of is self.pages)
+        weights = sum(one.pages for one in awake)
+        return (self.pages.capacity - weights) * self.settings.page_bytes
 
     def _reservations(self, pages: CountingPages, cache: KVCache) -> Reservations | None:
         """Of all models that draw on these pages."""
         if self.settings.schedule.admission != "reserve":
             return None
+        if pages is self.pages and pages not in self._promises:
+            self._promises[pages] = Reservations(lambda: self.kv_bytes)
         if pages not in self._promises:
-            held = self.kv_bytes
-            if pages is not self.pages:
-                whole = sum(ledger.blocks * ledger.block_bytes for ledger in cache.ledgers)
-                held = min(whole, pages.capacity * self.settings.page_bytes)
+            whole = sum(ledger.blocks * ledger.block_bytes for ledger in cache.ledgers)
+            held = min(whole, pages.capacity * self.settings.page_bytes)
             self._promises[pages] = Reservations(lambda: held)
         return self._promises[pages]
 
@@ -146,6 +173,22 @@ class SimulatedDevice:
 
     def load(self, command: LoadModel, clock: Clock, *_: object) -> GenerateInstance:
         raise OutOfMemory(f"{self.name} is simulated and loads nothing; attach {command.name}")
+
+    def budget(self) -> Budget:
+        wholes = {self.pages, *(pages.whole for pages in self._models.values())}
+        return Budget(sum(p.capacity for p in wholes), sum(p.available() for p in wholes))
+
+    def pages_of(self, name: str) -> int:
+        return self._models[name].used if name in self._models else 0
+
+    def set_limit(self, name: str, pages: int | None) -> None:
+        if name in self._models:
+            self._models[name].limit = pages
+
+    def filler(
+        self, call: Callable[[Callable[[], None]], Future[None]], clock: Clock
+    ) -> VirtualFiller:
+        return VirtualFiller(clock)
 
     def stats(self, id: str) -> DeviceStats:
         pages = self.pages

@@ -27,12 +27,18 @@ from tenfold.models.spec import EncoderSpec, ModelSpec
 
 @dataclass(slots=True)
 class LoadedModel:
-    """A model ready to run. ``model`` is a Decoder (``forward``) or an Encoder (``embed``)."""
+    """A model ready to run. ``model`` is a Decoder (``forward``) or an Encoder (``embed``).
+
+    ``refill`` writes the weights again into the memory they were loaded into, after it was given
+    back and mapped anew; any thread may call it. ``image``: the file that it reads, where the
+    packed weights are kept."""
 
     facts: ModelFacts
     spec: ModelSpec | EncoderSpec
     model: Decoder | Encoder
     plan: WeightPlan
+    refill: Callable[[], None]
+    image: Path | None = None
 
 
 def load_model(
@@ -60,10 +66,16 @@ def load_model(
     checkpoint = open_checkpoint(path)
     plan = plan_weights(checkpoint, kernels)
     buffer = allocate(plan.nbytes)
-    loaded = _bind(checkpoint.spec, plan, buffer, kernels, name, rank, kv_dtype)
-    pack_model(checkpoint, plan, kernels, buffer)
+
+    def pack() -> None:
+        pack_model(checkpoint, plan, kernels, buffer)
+
+    loaded = _bind(checkpoint.spec, plan, buffer, kernels, name, rank, kv_dtype, pack)
+    pack()
     if store:
         store.save(key, checkpoint.spec, plan, buffer)
+        if image := store.find(key):
+            loaded.refill, loaded.image = lambda: read_image(image, buffer), image.data
     return loaded
 
 
@@ -76,8 +88,13 @@ def _from_image(
     kv_dtype: KVDtype,
 ) -> LoadedModel:
     buffer = allocate(image.plan.nbytes)
-    loaded = _bind(image.spec, image.plan, buffer, kernels, name, rank, kv_dtype)
-    read_image(image, buffer)
+
+    def read() -> None:
+        read_image(image, buffer)
+
+    loaded = _bind(image.spec, image.plan, buffer, kernels, name, rank, kv_dtype, read)
+    loaded.image = image.data
+    read()
     return loaded
 
 
@@ -89,6 +106,7 @@ def _bind(
     name: str,
     rank: Rank | None,
     kv_dtype: KVDtype,
+    refill: Callable[[], None],
 ) -> LoadedModel:
     weights = Weights(plan, buffer)
     model: Decoder | Encoder
@@ -99,7 +117,7 @@ def _bind(
     facts = spec.facts(
         name, parameters=plan.parameters, weight_bytes=plan.nbytes, kv_dtype=kv_dtype
     )
-    return LoadedModel(facts, spec, model, plan)
+    return LoadedModel(facts, spec, model, plan, refill)
 
 
 def _fingerprint(path: Path) -> str:

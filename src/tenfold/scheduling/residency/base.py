@@ -22,10 +22,12 @@ class ModelView:
 
     ``weight_pages``: what its weights take awake. ``kv_pages``: mapped now, of which
     ``cached_pages`` hold nothing but cached prefixes. ``wanted_pages``: what its waiting requests
-    would take at least. ``limit_pages``: set by an administrator, for keys and values. ``oldest``:
+    would take at least. ``limit_pages``: set by an administrator, for keys and values; ``cap``: as
+    ``SetLimit`` last said. ``oldest``:
     arrival of the oldest waiting request, ``deadline``: the earliest by which one's first token is
     due. ``last_used``: when it last had a request. ``since``: when its state began. ``held``: it
-    sleeps until it is told to wake. ``draining``: it admits nothing new.
+    sleeps until it is told to wake; ``asked``: it was told to. ``draining``: since when it admits
+    nothing new, if it does not.
     ``wake_seconds``: what waking is expected to take.
     """
 
@@ -36,6 +38,7 @@ class ModelView:
     cached_pages: int = 0
     wanted_pages: int = 0
     limit_pages: int | None = None
+    cap: int | None = None
     floor_pages: int = 0
     running: int = 0
     waiting: int = 0
@@ -45,7 +48,8 @@ class ModelView:
     since: float = 0.0
     pinned: bool = False
     held: bool = False
-    draining: bool = False
+    asked: bool = False
+    draining: float | None = None
     ttl: float | None = None
     evict_cost: float = 1.0
     wake_seconds: float = 0.0
@@ -53,6 +57,12 @@ class ModelView:
     @property
     def busy(self) -> bool:
         return self.running + self.waiting > 0
+
+    @property
+    def wants(self) -> bool:
+        """Whether it sleeps and should not."""
+        wanted = self.waiting or self.pinned or self.asked
+        return bool(wanted) and not self.awake and not self.held
 
     @property
     def awake(self) -> bool:

@@ -1,0 +1,159 @@
+"""A model's weights, as something that can leave a device's memory and come back.
+
+Addresses stay what they are, so nothing is bound anew. Does not know why they come or go.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from heapq import heappop, heappush
+from itertools import count
+from math import inf
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tenfold.core.clock import Clock
+
+if TYPE_CHECKING:
+    from tenfold.memory.ranges import VirtualRange
+
+BYTES_A_SECOND = 1e9
+"""What reading weights into their pages is taken to bring, before it was seen."""
+
+Done = Callable[[Exception | None], None]
+"""Told, on the engine's thread, that weights are there; or what went wrong."""
+
+
+class ModelWeights(Protocol):
+    """``pages``: what they take while they are there."""
+
+    @property
+    def pages(self) -> int: ...
+
+    def map(self) -> bool:
+        """Back all pages, or none."""
+        ...
+
+    def missing(self) -> int:
+        """Pages that ``map`` lacks now."""
+        ...
+
+    def fill(self) -> None:
+        """Write them into their pages; any thread. Raises ModelFileError, OSError."""
+        ...
+
+    def unmap(self) -> None:
+        """Give the pages back; what is in them is lost."""
+        ...
+
+    def leave_host(self) -> None:
+        """Leave the host's memory, too: the next ``fill`` reads a disk."""
+        ...
+
+    def seconds(self) -> float:
+        """What ``fill`` is expected to take."""
+        ...
+
+
+class PackedWeights:
+    """Weights in a range of the page pool, written by ``refill``. ``image``: the file it reads."""
+
+    def __init__(
+        self, space: VirtualRange, refill: Callable[[], None], image: Path | None = None
+    ) -> None:
+        self.space = space
+        self._refill = refill
+        self._image = image
+        self._took = 0.0
+
+    @property
+    def pages(self) -> int:
+        return self.space.pages
+
+    def map(self) -> bool:
+        return self.space.map_all()
+
+    def missing(self) -> int:
+        return self.space.pages - self.space.mapped_pages - self.space.available()
+
+    def fill(self) -> None:
+        began = perf_counter()
+        self._refill()
+        self._took = perf_counter() - began
+
+    def unmap(self) -> None:
+        self.space.unmap(range(self.space.pages))
+
+    def leave_host(self) -> None:
+        if self._image is not None and self._image.exists():
+            with self._image.open("rb") as stream:
+                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def seconds(self) -> float:
+        return self._took or self.space.nbytes / BYTES_A_SECOND
+
+
+class Filler(Protocol):
+    """Fills weights while the engine goes on."""
+
+    def fill(self, weights: ModelWeights, done: Done) -> None: ...
+
+    def due(self) -> float:
+        """When ``poll`` will have something to tell; infinity where that is told otherwise."""
+        ...
+
+    def poll(self, now: float) -> None:
+        """Tell of what is over by now."""
+        ...
+
+
+class ThreadFiller:
+    """A thread for each model that wakes. ``call`` runs something on the engine's thread."""
+
+    def __init__(self, call: Callable[[Callable[[], None]], Any]) -> None:
+        self._call = call
+
+    def fill(self, weights: ModelWeights, done: Done) -> None:
+        def run() -> None:
+            error: Exception | None = None
+            try:
+                weights.fill()
+            except Exception as wrong:
+                error = wrong
+            self._call(lambda: done(error))
+
+        threading.Thread(target=run, name="wake", daemon=True).start()
+
+    def due(self) -> float:
+        return inf
+
+    def poll(self, now: float) -> None:
+        """Threads tell by themselves."""
+
+
+class VirtualFiller:
+    """Under a clock that only simulation moves: weights are there when their seconds are over.
+
+    One link brings all of them, so those that come at the same time wait for each other."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._free = 0.0
+        self._coming: list[tuple[float, int, ModelWeights, Done]] = []
+        self._numbers = count()
+
+    def fill(self, weights: ModelWeights, done: Done) -> None:
+        self._free = max(self._free, self._clock.now()) + weights.seconds()
+        heappush(self._coming, (self._free, next(self._numbers), weights, done))
+
+    def due(self) -> float:
+        return self._coming[0][0] if self._coming else inf
+
+    def poll(self, now: float) -> None:
+        while self._coming and self._coming[0][0] <= now:
+            _, _, weights, done = heappop(self._coming)
+            weights.fill()
+            done(None)
