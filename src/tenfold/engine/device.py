@@ -193,10 +193,10 @@ class Device:
 
     # --- residency ------------------------------------------------------------------------------
     def budget(self) -> Budget:
-        """For weights, keys and values: what scratch has is nobody's to move."""
-        stats = self.pool.stats()
-        free = stats.capacity - stats.mapped
-        return Budget(stats.capacity - self.scratch.pages, free)
+        """For weights, keys and values: what scratch may have is nobody's to move."""
+        stats, scratch = self.pool.stats(), self.scratch
+        free = stats.capacity - stats.mapped - (scratch.most - scratch.pages)
+        return Budget(stats.capacity - scratch.most, max(0, free))
 
     def pages_of(self, name: str) -> int:
         return sum(space.mapped_pages for space in self._ranges[name].values())

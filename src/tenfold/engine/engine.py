@@ -128,6 +128,8 @@ class Engine:
         self._cancelled: set[str] = set()
         self._tickets = itertools.count(1)
         self._idle = True
+        self._stuck = False
+        """Nothing could run in the last step: every model waits for memory."""
         self._message_seconds = 0.0
         self._prefixes_asked = False
         self.preparing: dict[str, Future[object]] = {}
@@ -383,6 +385,9 @@ class Engine:
     def patience(self) -> float:
         """Seconds that the caller may wait for a command before the next ``step``. With nothing
         else to do, it prepares a page and asks to be called again soon."""
+        if self._stuck and self.residents.moving:
+            self._stuck = False
+            return WAKE_POLL_SECONDS
         if self.has_work or self.residents.changed:
             return 0.0
         if self.residents.waking:
@@ -432,8 +437,10 @@ class Engine:
                 self.emit(event)  # first of all: whoever hears it works while this goes on
             self._message_seconds += self.clock.now() - ended
             self.turns.spent(name, ended - began)
+            self._stuck = False
             return True
-        if self._preemptions() == given_way:
+        self._stuck = True
+        if self._preemptions() == given_way and not self.residents.moving:
             self._relieve(busy)
         return True
 

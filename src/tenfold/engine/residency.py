@@ -204,6 +204,14 @@ class Residents:
     def waking(self) -> bool:
         return any(one.state == "waking" for one in self._models.values())
 
+    @property
+    def moving(self) -> bool:
+        """Whether memory is on its way from one model to another."""
+        return any(
+            one.state == "waking" or one.draining is not None or one.shrink_to is not None
+            for one in self._models.values()
+        )
+
     def due(self) -> float:
         """When ``tend`` will have something to do although nothing happens."""
         shrinks = [one.shrink_due for one in self._models.values()]
