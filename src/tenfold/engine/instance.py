@@ -186,6 +186,7 @@ class GenerateInstance:
         ended = self.clock.now()
         seconds = ended - began
         self.batcher.steps.observe(plan.shape, seconds)
+        self.batcher.pace.observe(plan.shape, predicted, seconds)
         outputs, failures = self.batcher.commit(plan, choices)
         totals, time = self.totals, self.executor.time
         around = self.clock.now() - ended + began - deciding
@@ -211,12 +212,17 @@ class GenerateInstance:
         return self._close_out([done] if news is None else [news, done], failures)
 
     def _close_out(self, events: list[Event], failures: list[RequestFailed]) -> list[Event]:
+        goals = self.batcher.goals
         for event in events:
-            for output in event.outputs if isinstance(event, StepDone) else ():
+            if not isinstance(event, StepDone):
+                continue
+            goals.heard(event)
+            for output in event.outputs:
                 if output.finish:
                     self.executor.forget(output.request_id)
         for failure in failures:
             self.executor.forget(failure.request_id)
+            goals.failed(failure)
         return [*events, *failures]
 
     def urgency(self) -> float:
@@ -228,6 +234,7 @@ class GenerateInstance:
 
     def abort(self, request_id: str) -> bool:
         self.executor.forget(request_id)
+        self.batcher.goals.gone(request_id, self.clock.now())
         return self.batcher.drop(request_id) is not None
 
     def relieve(self) -> list[Event]:
@@ -253,6 +260,7 @@ class GenerateInstance:
         totals.kv_blocks_total = cache.total
         totals.weight_pages, totals.kv_pages = self._page_counts()
         totals.image_pages = self.weights.pages
+        batcher.goals.fill(totals)
         return replace(totals)
 
     def check(self) -> list[str]:
