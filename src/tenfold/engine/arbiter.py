@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from math import inf
 
 from tenfold.core.settings import DeviceSettings
-from tenfold.core.types import EngineRequest
 from tenfold.costs.step import StepShape
 from tenfold.engine.batcher import UNWATCHED, Batcher
 from tenfold.engine.instance import GenerateInstance, Instance
@@ -39,7 +38,7 @@ WINDOW = 1.0
 """Seconds over which the part of the time that prompts get is measured."""
 
 ReadyAt = Callable[[str], float]
-"""When a model's weights will be there, as far as that is known; any time gone by if they are."""
+"""When a model's weights will be there: any time gone by if they are, infinity if nobody knows."""
 
 
 @dataclass(slots=True)
@@ -52,7 +51,7 @@ class _Left:
 
 
 class Arbiter:
-    """One device's. ``instances`` are the engine's own; ``ready_at`` tells of models that sleep."""
+    """One device's. ``instances`` are the engine's own; ``ready_at`` tells of models that wake."""
 
     def __init__(
         self,
@@ -123,23 +122,6 @@ class Arbiter:
         for known in (self._seen, self._blocked, self._last_step):
             known.pop(name, None)
 
-    # --- for those who look ---------------------------------------------------------------------
-    def due(self, name: str) -> float:
-        """When the first of the model's first tokens is due; infinity for none."""
-        batcher = self._batcher(name)
-        if batcher is None or not batcher.goals.unanswered:
-            return inf
-        return min((self._due(batcher, seq) for seq in batcher.sequences.values()), default=inf)
-
-    def will_miss(self, request: EngineRequest, ready_at: float) -> bool:
-        """Whether a request's time will have run out before its first token, if its model cannot
-        run before ``ready_at``. Of requests that have no timeout none will."""
-        batcher = self._batcher(request.model)
-        if request.deadline is None or batcher is None:
-            return False
-        [seconds] = batcher.pace.prompts([(len(request.prompt), 0)], self._step_seconds())
-        return ready_at + seconds > request.deadline
-
     # --- jobs -----------------------------------------------------------------------------------
     def _batcher(self, name: str) -> Batcher | None:
         instance = self._instances.get(name)
@@ -199,12 +181,15 @@ class Arbiter:
         return jobs
 
     def _left(self, batcher: Batcher) -> Iterator[_Left]:
-        """Prompts that are not done: begun ones, and those of clients that have credit."""
+        """Prompts that are not done: begun ones, and those that may begin, of clients that have
+        credit."""
         may_run: dict[str, bool] = {}
         for seq in batcher.sequences.values():
             if seq.kv is not None:
                 if not seq.decoding:
                     yield _Left(seq, seq.tokens.length - seq.computed, seq.computed)
+                continue
+            if not batcher.admitting:
                 continue
             client = seq.request.client
             if client not in may_run:

@@ -124,7 +124,7 @@ class Engine:
             device, self.prefixes, device.filler(self.call, clock), clock, emit
         )
         self.turns = Turns()
-        self.arbiter = Arbiter(device.settings, self.instances)
+        self.arbiter = Arbiter(device.settings, self.instances, self.residents.ready_at)
         self.loading: dict[str, threading.Thread] = {}
         self.faults: list[str] = []
         self._cancelled: set[str] = set()

@@ -82,6 +82,17 @@ class Goals:
         """TTFT targets of live requests."""
         return {goal.ttft for goal in self._live.values() if goal.ttft is not None}
 
+    def next_due(self, now: float) -> float:
+        """When the next first token is due that is not late yet; infinity for none."""
+        if not self.unanswered:
+            return inf
+        open_ = (
+            goal.arrival + goal.ttft
+            for goal in self._live.values()
+            if goal.ttft is not None and goal.first is None
+        )
+        return min((due for due in open_ if due >= now), default=inf)
+
     def watch(self, request: EngineRequest) -> None:
         """The request is queued."""
         ttft, tpot = self.ttft_of(request), self.tpot_of(request)

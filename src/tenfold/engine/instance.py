@@ -75,7 +75,8 @@ class Instance(Protocol):
         ...
 
     def urgency(self) -> float:
-        """When a waiting request that could run now must be answered; infinity if none must."""
+        """When a waiting request that could run now must be answered, or its first token is due;
+        infinity if none must."""
         ...
 
     def expire(self, now: float) -> list[Event]: ...
@@ -226,7 +227,8 @@ class GenerateInstance:
         return [*events, *failures]
 
     def urgency(self) -> float:
-        return self.batcher.urgency()
+        due = self.batcher.goals.next_due(self.clock.now())
+        return min(due, self.batcher.urgency())
 
     def expire(self, now: float) -> list[Event]:
         failures = self.batcher.expire(now)
@@ -267,10 +269,14 @@ class GenerateInstance:
         return self.batcher.cache.check_integrity()
 
     def fail_all(self, error: TenfoldError) -> list[Event]:
-        ids = list(self.batcher.sequences)
-        for id in ids:
-            self.abort(id)
-        return [RequestFailed(id, error.code, error.message, error.param) for id in ids]
+        failures = [
+            RequestFailed(id, error.code, error.message, error.param)
+            for id in list(self.batcher.sequences)
+        ]
+        for failure in failures:
+            self.batcher.goals.failed(failure)
+            self.abort(failure.request_id)
+        return [*failures]
 
     def close(self) -> list[Event]:
         failures = self.fail_all(_unloaded(self.facts.name))

@@ -22,9 +22,7 @@ class MooreHodgson:
 
     def split(self, jobs: Sequence[Job], room: Room) -> Split:
         rows = sorted(
-            (room(job), job.arrival, job.order, at)
-            for at, job in enumerate(jobs)
-            if job.due < inf
+            (room(job), job.arrival, job.order, at) for at, job in enumerate(jobs) if job.due < inf
         )
         clock = 0.0
         longest: list[tuple[float, int]] = []
