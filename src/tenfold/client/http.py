@@ -107,6 +107,10 @@ def _body(request: GenerateRequest) -> dict[str, Any]:
         body["prompt"] = prompt.text
     if request.timeout is not None:
         body["timeout"] = request.timeout
+    if request.ttft_target is not None:
+        body["ttft_target"] = request.ttft_target
+    if request.itl_target is not None:
+        body["tpot_target"] = request.itl_target
     if request.cache_salt:
         body["cache_salt"] = request.cache_salt
     return body | _sampling(request.sampling, chat=isinstance(prompt, ChatPrompt))

@@ -244,6 +244,31 @@ PREEMPTIONS = MetricName(
     vllm=("vllm:num_preemptions",),
 )
 
+TTFT_REQUESTS = MetricName(
+    "tenfold_ttft_target_requests",
+    "counter",
+    "Requests with a target for the time to the first token that are over: met, missed.",
+    ("model", "device", "outcome"),
+)
+TPOT_REQUESTS = MetricName(
+    "tenfold_tpot_target_requests",
+    "counter",
+    "Requests with a target for the time between tokens that are over: met, missed.",
+    ("model", "device", "outcome"),
+)
+TARGETS_MET = MetricName(
+    "tenfold_targets_met_requests",
+    "counter",
+    "Requests with a target that met all they had.",
+    ("model", "device"),
+)
+REQUESTS_DEFERRED = MetricName(
+    "tenfold_requests_deferred",
+    "gauge",
+    "Waiting requests that cannot meet their target any more, or would make too many others late.",
+    ("model", "device"),
+)
+
 # --- clients, as the workers report them -------------------------------------------------------
 CLIENT_SERVICE = MetricName(
     "tenfold_client_service",

@@ -295,7 +295,13 @@ class DeadlinesSection(Section):
         default=10.0,
         gt=0,
         allow_inf_nan=False,
-        description="a late request goes before all others after so many times its target",
+        description="a late request is overdue after so many times its target",
+    )
+    overdue_share: float = Field(
+        default=0.5,
+        gt=0,
+        le=1,
+        description="share of the time for prompts that overdue requests get; 1: they come first",
     )
     ttft: Seconds = Field(
         default=0.0, description="seconds to the first token, where nothing else is said; 0: none"

@@ -112,13 +112,15 @@ class DeadlineSettings:
 
     ``order``: "mh" (Moore-Hodgson: the most requests on time), "edf", or "fifo" (targets are not
     looked at). ``margin`` multiplies the estimated time of a prefill. ``max_wait``: a request that
-    cannot be on time runs after those that can, but after so many times its target before all.
+    cannot be on time runs after those that can, but after so many times its target it is overdue:
+    the overdue get ``overdue_share`` of the time for prompts, and with 1 come before all.
     ``ttft`` and ``tpot``: targets of requests and models that have none, in seconds; 0 is none.
     """
 
     order: Literal["mh", "edf", "fifo"] = "mh"
     margin: float = 1.5
     max_wait: float = 10.0
+    overdue_share: float = 0.5
     ttft: float = 0.0
     tpot: float = 0.0
 

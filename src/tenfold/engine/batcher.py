@@ -26,6 +26,8 @@ from tenfold.core.messages import (
 from tenfold.core.settings import DeviceSettings
 from tenfold.core.types import EngineRequest, FinishReason, ModelFacts
 from tenfold.costs.step import StepModel, StepShape
+from tenfold.engine.goals import Goals
+from tenfold.engine.prompt_turn import PromptTurn
 from tenfold.engine.sequence import Choice, Sequence, Slice, StepPlan, TokenBuffer
 from tenfold.engine.speculator import Speculator
 from tenfold.engine.step_memory import Boundless, StepMemory
@@ -37,6 +39,7 @@ from tenfold.kvcache.waiting import MatchIndex
 from tenfold.scheduling.accounts import Accounts, ModelBooks
 from tenfold.scheduling.base import Policy, Waiting
 from tenfold.scheduling.chunking import chunk_seconds, step_target
+from tenfold.scheduling.deadlines.pace import Pace
 from tenfold.scheduling.reservations import Reservations
 
 Age = tuple[int, int]
@@ -92,9 +95,10 @@ class Batcher:
         *,
         books: ModelBooks | None = None,
         reservations: Reservations | None = None,
+        goals: Goals | None = None,
     ) -> None:
         """``books``: where service is written down. ``reservations``: admission keeps memory for
-        the longest end of what runs; without them, for prompts."""
+        the longest end of what runs; without them, for prompts. ``goals``: requests' targets."""
         self.facts = facts
         self.cache = cache
         self.matches = matches
@@ -113,6 +117,14 @@ class Batcher:
             self.books.holds = lambda: reservations.capacity // token
         self.payers = PrefixPayers(cache.tree) if settings.schedule.share_prefixes else None
         self.line = WaitingLine(policy, matches)
+        self.goals = goals or Goals()
+        self.pace = Pace(steps)
+        self.turn: PromptTurn | None = None
+        """Whose prompts the next steps may hold; None leaves that to the policy."""
+        self.changes = 0
+        """Grows whenever a request comes, goes, starts or gives way."""
+        self.releases = 0
+        """Grows whenever one gives its blocks back."""
         self.running: list[Sequence] = []
         self.sequences: dict[str, Sequence] = {}
         self.started: list[RequestStarted] = []
@@ -160,12 +172,15 @@ class Batcher:
             hashes=hashes,
         )
         self._steady = None
-        self.sequences[request.id] = Sequence(request, tokens, limit, hashes, waiting)
+        wish = self.goals.step_wish(request, self.settings.itl_target)
+        self.sequences[request.id] = Sequence(request, tokens, limit, hashes, waiting, wish)
+        self.goals.watch(request)
         if request.deadline is not None:
             heappush(self._deadlines, (request.deadline, request.id))
         self._enqueue(self.sequences[request.id])
 
     def _enqueue(self, seq: Sequence) -> None:
+        self.changes += 1
         self.matches.watch(seq.request.id, seq.tokens.view(), seq.hashes, seq.request.namespace)
         self.policy.add(seq.waiting)
         self.line.joined(seq.waiting)
@@ -176,6 +191,7 @@ class Batcher:
         if seq is None:
             return None
         self._steady = None
+        self.changes += 1
         unused = 0
         if seq.kv is not None:
             unused = self._release(seq)
@@ -192,6 +208,8 @@ class Batcher:
         never computed."""
         assert seq.kv is not None
         self._steady = None
+        self.changes += 1
+        self.releases += 1
         unused = max(0, seq.prompt_tokens - max(seq.billed, seq.computed))
         self.running.remove(seq)
         self.cache.close(seq.kv)
@@ -253,15 +271,17 @@ class Batcher:
             if self.drafts is None and all(piece.seq.decoding for piece in slices):
                 self._steady = plan
             return plan
-        seconds = chunk_seconds(
-            self.steps.predict(shape) if slices else 0.0,
-            target=self._target(peers) * (UNWATCHED if peers == 1 and not slices else 1.0),
-            share=self.settings.prefill_share,
-        )
-        room = self.settings.max_step_tokens - shape.decode_rows - shape.draft_tokens
-        for piece in self._prefills(shape, seconds, room):
-            slices.append(piece)
-            _add(shape, piece)
+        turn = self.turn
+        if turn is None:
+            target = self.target(peers) * (UNWATCHED if peers == 1 and not slices else 1.0)
+        else:
+            target = turn.seconds
+        if target > 0:
+            alone = self.steps.predict(shape) if slices else 0.0
+            seconds = chunk_seconds(alone, target=target, share=self.settings.prefill_share)
+            for piece in self._prefills(shape, seconds):
+                slices.append(piece)
+                _add(shape, piece)
         return StepPlan(slices, shape) if slices else None
 
     def _moved_on(self, plan: StepPlan) -> bool:
@@ -277,8 +297,9 @@ class Batcher:
         plan.again = True
         return True
 
-    def _target(self, peers: int) -> float:
-        wished = [seq.request.itl_target for seq in self.running]
+    def target(self, peers: int) -> float:
+        """Seconds that a step may take, for the sake of the answers that run."""
+        wished = [seq.itl_target for seq in self.running]
         return step_target(wished, self.settings.itl_target) / peers
 
     def _draft(self, slices: list[Slice], peers: int) -> StepShape:
@@ -293,7 +314,7 @@ class Batcher:
             self.cache,
             self.steps,
             seconds=self.steps.predict(shape),
-            limit=self._target(peers),
+            limit=self.target(peers),
             room=(self.settings.max_step_tokens - len(slices)) // 2,  # prompts keep the other half
         )
         tokens = sum(piece.count for piece in slices)
@@ -368,13 +389,26 @@ class Batcher:
         self.policy.preempted(victim.waiting, unused)
         self.line.joined(victim.waiting)
 
-    def _prefills(self, shape: StepShape, seconds: float, room: int) -> Iterator[Slice]:
-        """Chunks of prompts within ``seconds`` and ``room`` tokens: begun ones first, then new."""
+    def _prefills(self, shape: StepShape, seconds: float) -> Iterator[Slice]:
+        """Chunks of prompts within ``seconds``: begun ones first, then new. Those that are late
+        only if there is nothing else to do."""
         shape = replace(shape)
-        refusals = 0
         self._refused = False
         self.lacking = 0
-        for seq in self._candidates():
+        turn = self.turn
+        yield from self._fill(
+            shape, seconds, self._candidates() if turn is None else turn.pick(self)
+        )
+        if turn is not None and turn.late and not shape.prefill_tokens:
+            yield from self._fill(shape, seconds, turn.pick(self, late=True))
+
+    def _fill(
+        self, shape: StepShape, seconds: float, candidates: Iterator[Sequence]
+    ) -> Iterator[Slice]:
+        """Chunks of some candidates, each of which is added to ``shape``."""
+        refusals = 0
+        room = self.settings.max_step_tokens - shape.decode_rows - shape.draft_tokens
+        for seq in candidates:
             if room <= 0 or (
                 shape.prefill_tokens and not self.steps.largest_chunk(seconds, shape, 0)
             ):
@@ -424,6 +458,10 @@ class Batcher:
         for seq in list(self.running):
             if seq.kv is not None and not seq.decoding:
                 yield seq
+        yield from self.newcomers()
+
+    def newcomers(self) -> Iterator[Sequence]:
+        """Who waits, as the policy would have them, while there is a place."""
         if not self.admitting:
             return
         for waiting in self.policy.candidates(self.clock.now()):
@@ -460,6 +498,7 @@ class Batcher:
             return False
         seq.computed = seq.kv.cached_tokens
         self.running.append(seq)
+        self.changes += 1
         self._book_admission(seq, seq.kv.cached_tokens)
         self.matches.unwatch(seq.request.id)
         return True
@@ -488,6 +527,11 @@ class Batcher:
     def schedule(self, most: int) -> ModelSchedule:
         """Why the latest requests were chosen, and who is next."""
         return self.line.report(self.facts.name, self.clock.now(), most)
+
+    @property
+    def refused(self) -> bool:
+        """Whether the last step had no memory for a prompt."""
+        return self._refused
 
     def urgency(self) -> float:
         """The earliest deadline of a waiting request that could be admitted now; else infinity. A

@@ -18,6 +18,7 @@ from tenfold.core.types import EngineRequest, KVDtype, KVGroup, ModelFacts
 from tenfold.costs.price import Prices
 from tenfold.costs.step import StepModel
 from tenfold.engine.batcher import Batcher, Neighbours
+from tenfold.engine.goals import Goals
 from tenfold.engine.grammars import Grammars
 from tenfold.engine.instance import EmbedInstance, GenerateInstance, Instance
 from tenfold.engine.residency import Budget
@@ -292,6 +293,7 @@ class Device:
             memory,
             books=self.accounts.open(command.name, setup.price),
             reservations=self.reservations,
+            goals=Goals.of(settings.deadlines, command.options),
         )
 
         def sampler_state(request: EngineRequest, matcher: TokenMatcher | None) -> SamplerState:

@@ -54,6 +54,7 @@ from tenfold.core.messages import (
 )
 from tenfold.core.settings import DeviceSettings, Share
 from tenfold.core.types import Constraint, EngineRequest
+from tenfold.engine.arbiter import Arbiter
 from tenfold.engine.batcher import Neighbours
 from tenfold.engine.instance import EmbedInstance, GenerateInstance, Instance
 from tenfold.engine.neighbours import CachedPrefixes, EngineNeighbours, batchers
@@ -80,8 +81,8 @@ class DeviceLike(Protocol):
     """The memory and kernels of one device, as far as the loop uses them."""
 
     name: str
-    accounts: Accounts
     settings: DeviceSettings
+    accounts: Accounts
 
     def capacity_bytes(self) -> int: ...
     def budget(self) -> Budget: ...
@@ -123,6 +124,7 @@ class Engine:
             device, self.prefixes, device.filler(self.call, clock), clock, emit
         )
         self.turns = Turns()
+        self.arbiter = Arbiter(device.settings, self.instances, self.residents.ready_at)
         self.loading: dict[str, threading.Thread] = {}
         self.faults: list[str] = []
         self._cancelled: set[str] = set()
@@ -344,6 +346,7 @@ class Engine:
             return
         instance = self.instances.pop(name, None)
         self.turns.forget(name)
+        self.arbiter.forget(name)
         if instance is None:
             self.emit(ModelDown(name))
             return
@@ -438,6 +441,7 @@ class Engine:
             self._message_seconds += self.clock.now() - ended
             self.turns.spent(name, ended - began)
             self._stuck = False
+            self.arbiter.stepped(name, began, ended)
             return True
         self._stuck = True
         if self._preemptions() == given_way and not self.residents.moving:
@@ -445,9 +449,12 @@ class Engine:
         return True
 
     def _order(self, busy: list[str]) -> list[str]:
-        """Whose step is next: a model that could admit a request with a deadline, of a client that
-        has credit, before the others; the earliest deadline first. Then by turns."""
+        """Whose step is next: the arbiter's choice where requests have TTFT targets. Else a model
+        that could admit a request with a deadline, of a client that has credit, before the others;
+        the earliest deadline first. Then by turns."""
         order = self.turns.order(busy)
+        if (chosen := self.arbiter.order(order, self.clock.now())) is not None:
+            return chosen
         if len(order) > 1:
             order.sort(key=lambda name: self.instances[name].urgency())
         return order

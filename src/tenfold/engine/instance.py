@@ -75,7 +75,8 @@ class Instance(Protocol):
         ...
 
     def urgency(self) -> float:
-        """When a waiting request that could run now must be answered; infinity if none must."""
+        """When a waiting request that could run now must be answered, or its first token is due;
+        infinity if none must."""
         ...
 
     def expire(self, now: float) -> list[Event]: ...
@@ -186,6 +187,7 @@ class GenerateInstance:
         ended = self.clock.now()
         seconds = ended - began
         self.batcher.steps.observe(plan.shape, seconds)
+        self.batcher.pace.observe(plan.shape, predicted, seconds)
         outputs, failures = self.batcher.commit(plan, choices)
         totals, time = self.totals, self.executor.time
         around = self.clock.now() - ended + began - deciding
@@ -211,16 +213,22 @@ class GenerateInstance:
         return self._close_out([done] if news is None else [news, done], failures)
 
     def _close_out(self, events: list[Event], failures: list[RequestFailed]) -> list[Event]:
+        goals = self.batcher.goals
         for event in events:
-            for output in event.outputs if isinstance(event, StepDone) else ():
+            if not isinstance(event, StepDone):
+                continue
+            goals.heard(event)
+            for output in event.outputs:
                 if output.finish:
                     self.executor.forget(output.request_id)
         for failure in failures:
             self.executor.forget(failure.request_id)
+            goals.failed(failure)
         return [*events, *failures]
 
     def urgency(self) -> float:
-        return self.batcher.urgency()
+        due = self.batcher.goals.next_due(self.clock.now())
+        return min(due, self.batcher.urgency())
 
     def expire(self, now: float) -> list[Event]:
         failures = self.batcher.expire(now)
@@ -228,6 +236,7 @@ class GenerateInstance:
 
     def abort(self, request_id: str) -> bool:
         self.executor.forget(request_id)
+        self.batcher.goals.gone(request_id, self.clock.now())
         return self.batcher.drop(request_id) is not None
 
     def relieve(self) -> list[Event]:
@@ -253,16 +262,21 @@ class GenerateInstance:
         totals.kv_blocks_total = cache.total
         totals.weight_pages, totals.kv_pages = self._page_counts()
         totals.image_pages = self.weights.pages
+        batcher.goals.fill(totals)
         return replace(totals)
 
     def check(self) -> list[str]:
         return self.batcher.cache.check_integrity()
 
     def fail_all(self, error: TenfoldError) -> list[Event]:
-        ids = list(self.batcher.sequences)
-        for id in ids:
-            self.abort(id)
-        return [RequestFailed(id, error.code, error.message, error.param) for id in ids]
+        failures = [
+            RequestFailed(id, error.code, error.message, error.param)
+            for id in list(self.batcher.sequences)
+        ]
+        for failure in failures:
+            self.batcher.goals.failed(failure)
+            self.abort(failure.request_id)
+        return [*failures]
 
     def close(self) -> list[Event]:
         failures = self.fail_all(_unloaded(self.facts.name))

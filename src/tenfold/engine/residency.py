@@ -195,6 +195,14 @@ class Residents:
         """Whether the model's weights are there."""
         return self._models[name].state == "resident"
 
+    def ready_at(self, name: str) -> float:
+        """When the model's weights will be there: minus infinity if they are, infinity while
+        nothing brings them."""
+        one = self._models[name]
+        if one.state == "waking":
+            return one.since + (one.wake_seconds or one.instance.weights.seconds())
+        return -inf if one.state == "resident" else inf
+
     @property
     def changed(self) -> bool:
         """Whether ``tend`` would have something to do now."""

@@ -68,6 +68,8 @@ class Sequence:
     """Longest that ``tokens`` may become: the request's own limit and the model's context."""
     hashes: list[Any]
     waiting: Waiting
+    itl_target: float | None = None
+    """Wished seconds of the steps that it decodes in."""
     kv: SequenceKV | None = None
     computed: int = 0
     started: bool = False

@@ -20,6 +20,7 @@ from tenfold.costs.step import StepModel
 from tenfold.engine.batcher import Batcher
 from tenfold.engine.engine import Engine
 from tenfold.engine.executor import Executor
+from tenfold.engine.goals import Goals
 from tenfold.engine.instance import GenerateInstance
 from tenfold.engine.residency import Budget
 from tenfold.engine.simulated import CountedWeights, CountingPages, ModelPages
@@ -40,7 +41,7 @@ class SimulatedModel:
     ``pages``: memory of its own in place of the device's; ``blocks``: the most blocks of each group
     (None: what memory holds); ``drafts`` and ``price``: in place of what settings and size say.
     ``wake_seconds`` and ``cold_seconds``: what its weights take from the host's memory and from a
-    disk."""
+    disk. ``options``: its targets."""
 
     facts: ModelFacts
     groups: Sequence[KVGroup]
@@ -104,6 +105,7 @@ class SimulatedDevice:
             or speculator(settings.speculation, settings.draft_tokens, settings.draft_match),
             books=self.accounts.open(name, price),
             reservations=self._reservations(pages.whole, cache),
+            goals=Goals.of(settings.deadlines, model.options),
         )
 
         def counts() -> tuple[int, int]:

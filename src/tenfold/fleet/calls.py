@@ -132,6 +132,7 @@ def engine_requests(
                 priority=request.priority,
                 deadline=began + request.timeout if request.timeout else None,
                 itl_target=request.itl_target,
+                ttft_target=request.ttft_target,
             )
         )
     return sends

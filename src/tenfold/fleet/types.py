@@ -36,7 +36,9 @@ class TextPrompt:
 @dataclass(slots=True)
 class GenerateRequest:
     """One call. ``timeout`` is seconds from now until the whole answer must be there. ``whole``:
-    nobody looks at it before it is complete, so it may start anew when a worker dies."""
+    nobody looks at it before it is complete, so it may start anew when a worker dies.
+    ``ttft_target`` and ``itl_target``: wished seconds to the first token and between tokens (TPOT);
+    None takes the model's."""
 
     id: str
     model: str
@@ -47,6 +49,7 @@ class GenerateRequest:
     timeout: float | None = None
     cache_salt: str = ""
     itl_target: float | None = None
+    ttft_target: float | None = None
     split_reasoning: bool = True
     whole: bool = False
 

@@ -18,7 +18,9 @@ from tenfold.scheduling.queue import SortedQueue
 
 
 class VTC:
-    """The least served client's first request; while that does not fit, nobody else's is tried."""
+    """The least served client's first request; while that does not fit, nothing else is tried.
+
+    Candidates go on to that client's other requests, for a caller that passes one over."""
 
     blocking = True
 
@@ -50,9 +52,11 @@ class VTC:
 
     def candidates(self, now: float) -> Iterator[Waiting]:
         while (client := self._least_served()) is not None:
-            w = next(self._queues[client].walk())
-            yield w
-            if client in self._queues and w.id in self._queues[client]:
+            for w in self._queues[client].walk():
+                yield w
+                if client not in self._queues or w.id not in self._queues[client]:
+                    break
+            else:
                 return
 
     def _least_served(self) -> str | None:
@@ -103,7 +107,8 @@ class VTC:
             self.counters.charge(client, self._extend * amount)
 
     def may_run(self, client: str) -> bool:
-        return True
+        least = self._least_served()
+        return least is not None and self.counters.value(client) <= self.counters.value(least)
 
     def first(self, most: int) -> list[Waiting]:
         clients = sorted(self._queues, key=lambda name: (self.counters.value(name), name))

@@ -113,6 +113,8 @@ def generate_request(
         priority=body.priority or 0,
         timeout=limit if body.timeout is None else body.timeout,
         cache_salt=state.tenants.namespace(record.client, body.cache_salt or ""),
+        itl_target=body.tpot_target,
+        ttft_target=body.ttft_target,
         split_reasoning=isinstance(prompt, ChatPrompt),
         whole=not body.stream,
     )

@@ -106,6 +106,10 @@ _MODEL_METRICS: tuple[tuple[MetricName, tuple[tuple[tuple[str, ...], str], ...]]
     (names.DRAFTED_TOKENS, (((), "drafted_tokens"),)),
     (names.ACCEPTED_TOKENS, (((), "accepted_tokens"),)),
     (names.PREEMPTIONS, (((), "preemptions"),)),
+    (names.TTFT_REQUESTS, ((("met",), "ttft_met"), (("missed",), "ttft_missed"))),
+    (names.TPOT_REQUESTS, ((("met",), "tpot_met"), (("missed",), "tpot_missed"))),
+    (names.TARGETS_MET, (((), "both_met"),)),
+    (names.REQUESTS_DEFERRED, (((), "deferred"),)),
     (names.MODEL_PAGES, ((("weights",), "weight_pages"), (("kv",), "kv_pages"))),
     (
         names.KV_BLOCKS,

@@ -113,6 +113,12 @@ class SamplingBody(Body):
     timeout: float | None = Field(
         None, gt=0, le=1e9, description="Seconds from now until the whole answer must be there."
     )
+    ttft_target: float | None = Field(
+        None, gt=0, le=1e9, description="Wished seconds to the first token. Default the model's."
+    )
+    tpot_target: float | None = Field(
+        None, gt=0, le=1e9, description="Wished seconds between tokens. Default the model's."
+    )
     cache_salt: str | None = Field(
         None,
         min_length=1,
