@@ -132,6 +132,7 @@ def engine_requests(
                 priority=request.priority,
                 deadline=began + request.timeout if request.timeout else None,
                 itl_target=request.itl_target,
+                keep_alive=request.keep_alive,
             )
         )
     return sends
