@@ -1,4 +1,4 @@
-"""Sleep, wake and limits, as the service carries them to workers that say what a test tells them."""
+"""Sleep, wake and limits: carried to workers that say what a test tells them to."""
 
 from __future__ import annotations
 

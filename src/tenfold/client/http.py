@@ -107,6 +107,8 @@ def _body(request: GenerateRequest) -> dict[str, Any]:
         body["prompt"] = prompt.text
     if request.timeout is not None:
         body["timeout"] = request.timeout
+    if request.keep_alive is not None:
+        body["keep_alive"] = request.keep_alive
     if request.cache_salt:
         body["cache_salt"] = request.cache_salt
     return body | _sampling(request.sampling, chat=isinstance(prompt, ChatPrompt))

@@ -30,7 +30,9 @@ def parse_seconds(value: float | str) -> float:
 
 
 def _refusal(value: object) -> ConfigError:
-    return ConfigError(f"{value!r} is no span of time; write seconds, or one like 5m or 1h30m")
+    return ConfigError(
+        f"{str(value)[:40]!r} is no span of time; write seconds, or one like 5m or 1h30m"
+    )
 
 
 def format_seconds(seconds: float) -> str:

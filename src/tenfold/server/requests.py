@@ -115,6 +115,7 @@ def generate_request(
         cache_salt=state.tenants.namespace(record.client, body.cache_salt or ""),
         split_reasoning=isinstance(prompt, ChatPrompt),
         whole=not body.stream,
+        keep_alive=body.keep_alive,
     )
 
 
