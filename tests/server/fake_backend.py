@@ -296,6 +296,7 @@ class FakeBackend:
                 step_seconds=1.5,
                 predicted_seconds=1.25,
                 residency=self.served[name].residency.get("cpu:0", "resident"),
+                held=self.served[name].held,
                 cached_pages=kv_pages // 2,
                 image_pages=40,
                 limit_pages=90 if name == "tiny" else None,
