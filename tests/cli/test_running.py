@@ -15,9 +15,19 @@ from tenfold.cli.main import app
 runner = CliRunner()
 MODEL = {"name": "m", "state": "ready", "device": "cpu:0", "pinned": True, "running": 2}
 MODEL |= {"waiting": 1, "weight_pages": 50, "kv_pages": 3, "generated_tokens": 77}
-MODEL |= {"devices": ["cpu:0", "cpu:1"]}
+MODEL |= {"devices": ["cpu:0", "cpu:1"], "residency": {"cpu:0": "resident", "cpu:1": "host"}}
+MODEL |= {"held": False, "idle_seconds": 3.0, "sleeps_in": 30.0}
+SLEEPER = {**MODEL, "name": "s", "residency": {"cpu:0": "cold"}, "held": True, "pinned": False}
+SLEEPER |= {"running": 0, "waiting": 0, "idle_seconds": 200.0, "weight_pages": 0}
+IDLER = {**SLEEPER, "name": "i", "residency": {"cpu:0": "resident"}, "held": False}
 DEVICE = {"name": "cpu:0", "page_bytes": 2 << 20, "capacity_pages": 512, "mapped_pages": 53}
-STATUS = {"ready": True, "draining": False, "models": [MODEL], "devices": [DEVICE], "queue": [{}]}
+STATUS = {
+    "ready": True,
+    "draining": False,
+    "models": [MODEL, SLEEPER, IDLER],
+    "devices": [DEVICE],
+    "queue": [{}],
+}
 
 
 @pytest.fixture
@@ -43,7 +53,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[CannedServer]:
 def test_ps(server: CannedServer) -> None:
     shown = runner.invoke(app, ["ps"]).stdout
     for words in (
-        "ready (pinned)",
+        "awake on 1 of 2 (pinned)",
+        "asleep (disk) (held)",
         "cpu:0, cpu:1",
         "100.0 MiB",
         "6.0 MiB",
@@ -52,6 +63,8 @@ def test_ps(server: CannedServer) -> None:
     ):
         assert words in shown
     assert "1 live request; ready" in shown
+    times = [line.split()[-4:] for line in shown.splitlines()[1:4]]
+    assert [row[-2:] for row in times] == [["-", "-"], ["min", "-"], ["30.0", "s"]]
     assert json.loads(runner.invoke(app, ["ps", "--json"]).stdout) == STATUS
 
 

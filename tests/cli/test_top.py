@@ -19,10 +19,12 @@ from tenfold.cli.main import app
 from tenfold.cli.output import make_table
 
 runner = CliRunner()
-MODEL = {"name": "m", "state": "ready", "device": "cpu:0", "weight_pages": 50, "kv_pages": 3}
-MODEL |= {"running": 2, "waiting": 1, "generated_tokens": 77}
+MODEL = {"name": "m", "state": "ready", "device": "cpu:0", "devices": ["cpu:0"], "pinned": True}
+MODEL |= {"generated_tokens": 77}
+PART = {"name": "m", "weight_pages": 50, "kv_pages": 30, "cached_pages": 20, "running": 2}
+PART |= {"waiting": 1, "residency": "resident", "held": False}
 DEVICE = {"name": "cpu:0", "page_bytes": 2 << 20, "capacity_pages": 512, "mapped_pages": 128}
-DEVICE |= {"scratch_pages": 4, "rounds": 9, "jain": 0.9876}
+DEVICE |= {"scratch_pages": 4, "rounds": 9, "jain": 0.9876, "reserved_pages": 6, "models": [PART]}
 PLACE = {"request_id": "r1", "client": "ann", "prompt_tokens": 40, "matched_tokens": 32}
 PLACE |= {"waited": 1.25, "why": "32 of 40 prompt tokens are cached"}
 WHY = {"device": "cpu:0", "model": "m", "policy": "dlpm", "waiting": 3, "chosen": [PLACE]}
@@ -65,8 +67,11 @@ def test_once(server: CannedServer) -> None:
     lines = [" ".join(line.split()) for line in shown.stdout.splitlines()]
     assert lines[0] == "Tenfold 1, ready, up 2 h 5 min, 1 live request"
     assert "cpu:0 128 512 4 25 % 1.0 GiB 9 0.988" in lines
-    assert "m ready cpu:0 50 3 2 1 -" in lines
-    assert lines[-3:] == [
+    drawn = "███▓▒".ljust(32, "·")
+    assert f"cpu:0 {drawn} 6 ready 50 30 20" in lines
+    assert f"m {drawn} awake (pinned) 50 30 20 - 2/1 -" in lines
+    assert lines[-1] == " ".join(view.LEGEND.split())
+    assert lines[-5:-2] == [
         "bob 75 % 50 % 12,346 - 0 % 90 % 2/0 -",
         "ann 25 % 50 % 0 -1,234 -14 % - 0/3 2 min",
         "idle - - 9,000,000 - 0 % - 0/0 -",
@@ -79,7 +84,7 @@ def test_json(server: CannedServer) -> None:
     found = json.loads(runner.invoke(app, ["top", "--json", "--every", "0.1"]).stdout)
     assert [row["name"] for row in found["clients"]] == ["bob", "ann", "idle"]
     assert found["models"][0]["tokens_per_second"] is None
-    assert found["devices"] == [DEVICE]
+    assert found["devices"] == [{**DEVICE, "models": [{**PART, "pages_moved": 0}]}]
 
 
 def test_speeds_are_between_two_looks() -> None:
@@ -92,6 +97,28 @@ def test_speeds_are_between_two_looks() -> None:
     anew = {**later, "models": [{**MODEL, "generated_tokens": 3}]}
     assert view.speeds(STATUS, anew) == {"m": 0.0}
     assert view.as_data(STATUS, later)["models"][1]["tokens_per_second"] is None
+
+
+def test_bars_are_of_the_capacity() -> None:
+    def bar(weights: int, kv: int, cached: int, ready: int = 0) -> str:
+        pages = {"weight_pages": weights, "kv_pages": kv, "cached_pages": cached}
+        return view.bar(pages, 100, 10, ready)
+
+    assert bar(30, 40, 10, 20) == "███▓▓▓▒░░·"
+    assert bar(0, 0, 0) == "··········" and view.bar(PART, 0, 4) == "····"
+    assert bar(100, 50, 0) == "██████████"
+    assert bar(14, 14, 0) == "█▓▓·······"  # ends are rounded, not parts
+
+
+def test_what_moved_is_between_two_looks() -> None:
+    parts = [{**PART, "kv_pages": 12}, {**PART, "name": "new"}]
+    later = {**STATUS, "devices": [{**DEVICE, "models": parts}]}
+    moved = view.movement(STATUS, later)
+    assert moved == {("cpu:0", "m"): -18, ("cpu:0", "new"): 80}
+    rows = view.memory(later, moved, {}, 8).rows
+    assert [row[6] for row in rows] == ["", "-18", "+80"]
+    away = {**STATUS, "models": [{**MODEL, "devices": [], "state": "loading"}]}
+    assert view.memory(away, {}, {}, 8).rows[-1][:3] == ("  m", "", "loading")
 
 
 def test_a_small_screen_says_what_it_leaves_out() -> None:

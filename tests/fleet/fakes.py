@@ -6,18 +6,23 @@ import asyncio
 from collections.abc import Callable
 
 from tenfold.core.messages import (
+    AskDecisions,
     AskStats,
     Command,
+    DecisionReport,
     DeviceStats,
     Event,
     Generate,
     LoadModel,
     ModelDown,
+    ModelMoved,
     ModelUp,
     RequestStarted,
+    SleepModel,
     StepDone,
     TokenOutput,
     UnloadModel,
+    WakeModel,
     WorkerUp,
 )
 from tenfold.core.settings import DeviceSettings
@@ -74,7 +79,7 @@ def facts(name: str) -> ModelFacts:
 
 
 def obliging(worker: FakeWorker, command: Command) -> None:
-    """Loads and unloads what it is told to."""
+    """Loads and unloads, puts to sleep and wakes what it is told to."""
     match command:
         case LoadModel(name):
             worker.say(ModelUp(facts(name), 0.0))
@@ -82,6 +87,12 @@ def obliging(worker: FakeWorker, command: Command) -> None:
             worker.say(ModelDown(name))
         case AskStats(id):
             worker.say(DeviceStats(id, "cpu:0", 1, 1, 0, 0, 0))
+        case SleepModel(name, to):
+            worker.say(ModelMoved(name, to))
+        case WakeModel(name):
+            worker.say(ModelMoved(name, "resident"))
+        case AskDecisions(id):
+            worker.say(DecisionReport(id, "cpu:0"))
 
 
 class Fakes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from tenfold.core.errors import Conflict, ModelNotFound, NotFound, TenfoldError
 from tenfold.core.messages import (
@@ -14,6 +15,7 @@ from tenfold.core.messages import (
     ModelStats,
     QueuePlace,
     ScheduleReport,
+    Spread,
 )
 from tenfold.core.types import ModelFacts, Usage
 from tenfold.fleet.types import (
@@ -25,6 +27,7 @@ from tenfold.fleet.types import (
     GenerateEvent,
     GenerateRequest,
     LogprobEntry,
+    MemoryDecision,
     ModelStatus,
     RequestInfo,
     WorkerStatus,
@@ -60,6 +63,7 @@ def default_models() -> dict[str, ModelStatus]:
             has_chat_template=template and kind == "generate",
             licence="Apache-2.0",
             created=1_700_000_000,
+            residency={"cpu:0": "resident"},
         )
 
     made = [model("tiny"), model("base", template=False), model("embedder", "embed")]
@@ -85,6 +89,9 @@ class FakeBackend:
     events: Callable[[GenerateRequest], list[GenerateEvent]] | None = None
     requests: list[GenerateRequest] = field(default_factory=list)
     embedded: list[tuple[str, list[str] | list[list[int]], str]] = field(default_factory=list)
+    kept: list[float | None] = field(default_factory=list)
+    told: list[tuple[str, str, object]] = field(default_factory=list)
+    log: list[MemoryDecision] = field(default_factory=list)
     live: dict[str, GenerateRequest] = field(default_factory=dict)
     aborted: list[str] = field(default_factory=list)
     draining: bool = False
@@ -170,8 +177,13 @@ class FakeBackend:
         return [LogprobEntry(text, ord(text[0]), list(text.encode()), -0.5, rivals)]
 
     async def embed(
-        self, model: str, inputs: list[str] | list[list[int]], client: str
+        self,
+        model: str,
+        inputs: list[str] | list[list[int]],
+        client: str,
+        keep_alive: float | None = None,
     ) -> EmbedResult:
+        self.kept.append(keep_alive)
         self.embedded.append((model, inputs, client))
         if self.fail:
             raise self.fail
@@ -215,6 +227,33 @@ class FakeBackend:
         status.pinned = pinned
         return status
 
+    async def sleep(
+        self, name: str, to: str = "host", force: bool = False, hold: bool = False
+    ) -> ModelStatus:
+        if self.fail:
+            raise self.fail
+        status = self.status(name)
+        if status.pinned and not force:
+            raise Conflict(f"model {name!r} is pinned; unpin it first, or force")
+        self.told.append(("sleep", name, (to, force, hold)))
+        status.residency, status.held = {"cpu:0": to}, hold  # type: ignore[dict-item]
+        return status
+
+    async def wake(self, name: str) -> ModelStatus:
+        if self.fail:
+            raise self.fail
+        status = self.status(name)
+        status.residency, status.held = {"cpu:0": "resident"}, False
+        return status
+
+    def set_residency(self, name: str, **changes: object) -> ModelStatus:
+        status = self.status(name)
+        self.told.append(("residency", name, changes))
+        return status
+
+    async def decisions(self, most: int) -> list[MemoryDecision]:
+        return self.log[:most]
+
     async def drain(self) -> None:
         self.draining = True
         while self.live:
@@ -256,12 +295,30 @@ class FakeBackend:
                 kv_blocks_total=16,
                 step_seconds=1.5,
                 predicted_seconds=1.25,
+                residency=self.served[name].residency.get("cpu:0", "resident"),
+                held=self.served[name].held,
+                cached_pages=kv_pages // 2,
+                image_pages=40,
+                limit_pages=90 if name == "tiny" else None,
+                floor_pages=5,
+                idle_seconds=12.5,
+                sleeps_in=32.5 if name == "tiny" else None,
+                wakes=4,
+                sleeps=3,
+                wake_seconds=0.25,
             )
 
         models = [model(name, 10 * rank) for rank, name in enumerate(self.served, 1)]
         mapped = sum(each.weight_pages + each.kv_pages for each in models)
         held = (400, mapped + 3, 8, (mapped + 3) * (2 << 20))
-        more = {"scratch_pages": 3, "clients": [replace(one) for one in self.clients], "rounds": 7}
+        more: dict[str, Any] = {
+            "scratch_pages": 3,
+            "clients": [replace(one) for one in self.clients],
+            "rounds": 7,
+        }
+        more |= {"live_kv_bytes": 40 << 20, "virtual_bytes": 1 << 40, "pressure": 0.75}
+        more |= {"map_seconds": Spread(100, 1e-5, 2e-5), "unmap_seconds": Spread(60, 3e-5, 4e-5)}
+        more |= {"decided": {"wake": 12, "preempt": 2}}
         return [DeviceStats("s", "cpu:0", 2 << 20, *held, models, **more)]
 
     async def schedule(self, most: int) -> list[ScheduleReport]:

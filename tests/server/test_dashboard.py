@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -14,7 +15,7 @@ from fastapi import FastAPI
 from loopback import serving, tenants_of
 
 from tenfold.core.messages import ClientStats
-from tenfold.fleet.types import ChatPrompt, TextPrompt
+from tenfold.fleet.types import ChatPrompt, MemoryDecision, TextPrompt
 from tenfold.server.app import create_app
 from tenfold.server.settings import ServerSettings
 
@@ -28,7 +29,7 @@ async def test_files_and_headers(client: httpx.AsyncClient) -> None:
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     policy = page.headers["content-security-policy"]
     assert "script-src 'self'" in policy and "unsafe" not in policy
-    for name in ("app.js", "dom.js", "shares.js", "style.css", "icon.svg"):
+    for name in ("app.js", "dom.js", "memory.js", "shares.js", "style.css", "icon.svg"):
         reply = await client.get(f"/ui/{name}")
         assert reply.status_code == 200
         assert reply.headers["x-content-type-options"] == "nosniff"
@@ -171,6 +172,47 @@ async def test_shares_of_service(page: Page, address: str, backend: FakeBackend)
     assert [above for above, _ in edges[:-1]] == [below for _, below in edges[1:]]
 
 
+MEMORY = "[...document.querySelectorAll('#memory-layers path')]"
+MARKS = "[...document.querySelectorAll('#memory-marks span')]"
+
+
+@needs_chromium
+async def test_memory_by_model(page: Page, address: str, backend: FakeBackend) -> None:
+    backend.log = [
+        MemoryDecision("cpu:0", "wake", "tiny", EVIL, 30.0, 40, 0.125),
+        MemoryDecision("cpu:0", "reserved", "", "base wants 12 pages", 60.0),
+        MemoryDecision("cpu:0", "sleep", "gone", "idle for 45 s", 150.0, 40),
+        MemoryDecision("cpu:0", "wake", "base", "long ago", 900.0),
+    ]
+    await backend.sleep("base", "cold", hold=True)
+    await start(page, address)
+    await page.until(f"{MEMORY}.length === 6")  # three models: weights, keys and values
+    classes = await page.run(f"{MEMORY}.map((path) => path.getAttribute('class'))")
+    assert classes[:3] == ["layer weights tone-0", "layer kv tone-0", "layer weights tone-1"]
+    # 3 * 40 pages of weights and 10 + 20 + 30 of keys and values, below 400 pages of capacity.
+    assert await page.run("document.getElementById('memory-now').textContent") == "360 MiB now"
+    top = await page.run("document.getElementById('memory-top').textContent")
+    assert top == "height 450 MiB, of 800 MiB"
+    await page.until(f"{MEMORY}.every((path) => path.getAttribute('d').split('L').length > 3)")
+    last = f"{MEMORY}.map((path) => path.getAttribute('d').slice(1, -1).split('L'))"
+    last += ".map((points) => [points[points.length / 2 - 1], points[points.length / 2]])"
+    edges = [[float(each.split()[1]) for each in pair] for pair in await page.run(last)]
+    assert edges[0][1] == 120 and edges[-1][0] == pytest.approx(120 * 0.2, abs=0.1)
+    assert [above for above, _ in edges[:-1]] == [below for _, below in edges[1:]]
+    marks = await page.run(f"{MARKS}.map((mark) => [mark.textContent, mark.className])")
+    assert marks == [["▲", "tone-0"], ["▼", "tone-other"]]
+    left = await page.run(f"{MARKS}.map((mark) => parseFloat(mark.style.left))")
+    assert left == pytest.approx([90, 50], abs=2)
+    listed = "[...document.querySelectorAll('#decisions tr')].map((row) => row.textContent)"
+    rows = await page.run(listed)
+    assert len(rows) == 4 and rows[0].startswith(f"wake tiny{EVIL}")
+    assert " · 40 pages · 125 ms" in rows[0] and "cpu:0" not in rows[0]
+    assert await page.run("document.querySelectorAll('.live table img').length") == 0
+    devices = await page.run("document.getElementById('devices').textContent")
+    assert "tiny" in devices and "5 cached; sleeps in 32.5 s" in devices
+    assert "baseasleepheld" in devices
+
+
 @needs_chromium
 async def test_errors_are_shown(page: Page, address: str, backend: FakeBackend) -> None:
     from tenfold.core.errors import WorkerLost
@@ -235,7 +277,8 @@ NARROWER = "document.documentElement.scrollWidth <= innerWidth"
 
 # Numbers that do not fit into their cell.
 CUT = (
-    "[...document.querySelectorAll('#standing .number, #standing .number small')]"
+    "[...document.querySelectorAll('#standing .number, #standing .number small, "
+    "#decisions .number, #decisions .number small')]"
     ".filter((each) => each.scrollWidth > each.clientWidth).map((each) => each.textContent)"
 )
 
@@ -253,6 +296,15 @@ async def test_readable_everywhere(
         )
         for name, drift in (("n" * 64, 0.5), ("beyond", 2.0))
     ]
+    kinds = ["wake", "sleep", "migrate", "reserved"]
+    for at in range(len(kinds)):
+        backend.served[f"m{at}"] = replace(backend.served["tiny"], name=f"m{at}")
+    models = [*backend.served] * 2
+    backend.log = [
+        MemoryDecision("cpu:0", kinds[at % 4], name, "w" * 90, 9.0 * at, 9999, 1.25)
+        for at, name in enumerate(models)
+    ]
+    await backend.sleep("m1")
     async with serving(app) as address:
         await start(page, address, width=width, scheme=scheme)
         await say(page, "z" * 200)

@@ -71,6 +71,30 @@ async def test_own_names(client: httpx.AsyncClient, backend: FakeBackend) -> Non
     assert not any(name.endswith("_created") or ":" in name for name, _ in found)
 
 
+async def test_memory(client: httpx.AsyncClient, backend: FakeBackend) -> None:
+    await backend.sleep("base")
+    backend.served["tiny"].migrations = 2
+    found = await scrape(client)
+    tiny, base = ({"model": name, "device": "cpu:0"} for name in ("tiny", "base"))
+    for what, pages in (("weights", 40), ("kv", 10), ("cached", 5), ("image", 40)):
+        assert get(found, "tenfold_model_pages", **tiny, what=what) == pages
+    assert get(found, "tenfold_model_limit_pages", **tiny) == 90
+    assert ("tenfold_model_limit_pages", tuple(sorted(base.items()))) not in found
+    assert get(found, "tenfold_model_residency", **tiny, state="resident") == 1
+    assert get(found, "tenfold_model_residency", **base, state="resident") == 0
+    assert get(found, "tenfold_model_residency", **base, state="host") == 1
+    assert get(found, "tenfold_model_wakes_total", **tiny) == 4
+    assert get(found, "tenfold_model_sleeps_total", **tiny) == 3
+    assert get(found, "tenfold_model_wake_seconds", **tiny) == 0.25
+    assert get(found, "tenfold_model_migrations_total", model="tiny") == 2
+    device = {"device": "cpu:0"}
+    assert get(found, "tenfold_kv_fragmentation_ratio", **device) == 60 * 2 / 40
+    assert get(found, "tenfold_kv_pressure_ratio", **device) == 0.75
+    assert get(found, "tenfold_page_calls_total", **device, call="unmap") == 60
+    assert get(found, "tenfold_page_seconds", **device, call="map", quantile="0.99") == 2e-5
+    assert get(found, "tenfold_memory_decisions_total", **device, kind="preempt") == 2
+
+
 async def test_every_name_of_the_table_is_shown(client: httpx.AsyncClient) -> None:
     page = (await client.get("/metrics")).text
     for entry in metric_names.TABLE:

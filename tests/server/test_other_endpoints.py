@@ -17,7 +17,8 @@ from tenfold.core.keys import hash_key
 from tenfold.server.app import create_app
 from tenfold.server.protocol.admin import QueueReply, StatsReply
 from tenfold.server.protocol.embeddings import EmbeddingList
-from tenfold.server.protocol.models import AdminModelList, ModelList
+from tenfold.server.protocol.models import ModelList
+from tenfold.server.protocol.residency import AdminModelList
 from tenfold.server.protocol.status import StatusReply
 from tenfold.server.protocol.workers import WorkerList
 from tenfold.server.settings import ServerSettings

@@ -17,15 +17,21 @@ from tenfold.cli import (
     chat,
     clients,
     doctor,
+    keep,
+    limit,
     load,
     models,
+    pin,
     ps,
     pull,
     schedule,
     serve,
     simulate,
+    sleep,
     top,
     unload,
+    wake,
+    why,
 )
 from tenfold.core.errors import TenfoldError
 from tenfold.core.machine import refusal
@@ -82,7 +88,8 @@ def root(
 
 
 for verb in (
-    *(serve, chat, pull, models, ps, top, schedule, load, unload, clients),
+    *(serve, chat, pull, models, ps, top, schedule, load, unload),
+    *(sleep, wake, pin, limit, keep, why, clients),
     *(bench, simulate, doctor),
 ):
     verb.register(app)

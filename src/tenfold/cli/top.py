@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from rich.console import ConsoleDimensions, Group
 
 
+_BAR = 32
+_BESIDE = 90
+"""Columns of the screen that the widest table needs beside its bars."""
+
+
 def top(
     url: Url = DEFAULT_URL,
     key: Key = None,
@@ -28,7 +33,10 @@ def top(
     ] = 1.0,
     as_json: Json = False,
 ) -> None:
-    """Watch a running server: pages of devices, load of models, and who is served how much.
+    """Watch a running server: pages of devices and models, their load, who is served how much.
+
+    A device's bar shows weights (full), keys and values, cached prefixes and pages that are ready
+    (lightest); moved counts the pages that a model gained or lost since the last look.
 
     Share is a client's part of the service of the last ten seconds, fair what it is due among
     those that have work; drift is how far its service is from its share, as a part of the bound
@@ -50,17 +58,22 @@ def top(
         print_json(view.as_data(before, now))
         return
     typer.echo(view.headline(now))
-    for section in _sections(before, now, None):
+    for section in _sections(before, now, None, _BAR):
         typer.echo()
         print_table(*section)
+    typer.echo(f"\n{view.LEGEND}")
 
 
-def _sections(before: view.Status, now: view.Status, lines: int | None) -> list[view.Section]:
-    """``lines``: of the screen, for all tables; clients get what the others leave."""
-    first = [view.devices(now), view.models(now, view.speeds(before, now))]
+def _sections(
+    before: view.Status, now: view.Status, lines: int | None, width: int
+) -> list[view.Section]:
+    """``lines``: of the screen, for all tables; clients get what the others leave. ``width``: of
+    bars."""
+    speed = view.speeds(before, now)
+    first = [view.devices(now), view.memory(now, view.movement(before, now), speed, width)]
     most = None
     if lines is not None:
-        taken = sum(len(section.rows) + 2 for section in first) + 3
+        taken = sum(len(section.rows) + 2 for section in first) + 5
         most = max(3, lines - taken)
     return [*first, view.clients(now, most)]
 
@@ -90,8 +103,10 @@ def _draw(before: view.Status, now: view.Status, trouble: str, size: ConsoleDime
     from rich.text import Text
 
     parts: list[Any] = [Text(trouble, style="red") if trouble else Text(view.headline(now))]
-    for section in _sections(before, now, size.height):
+    bars = min(_BAR, max(_BAR // 4, size.width - _BESIDE))
+    for section in _sections(before, now, size.height, bars):
         parts += [Text(""), make_table(*section, width=size.width)]
+    parts += [Text(""), Text(view.LEGEND, style="dim")]
     return Group(*parts)
 
 

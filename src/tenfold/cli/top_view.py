@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from tenfold.cli.residency import state
+
 Status = dict[str, Any]
+
+
+_PAGES = ("weight_pages", "kv_pages", "cached_pages")
+_CELLS = "█▓▒░"
+
+LEGEND = "█ weights  ▓ keys and values  ▒ cached prefixes  ░ ready  · free"
 
 
 class Section(NamedTuple):
@@ -42,13 +50,15 @@ def by_share(status: Status) -> list[dict[str, Any]]:
 
 def headline(status: Status) -> str:
     """One line about the server."""
+    from tenfold.core.durations import format_seconds
+
     if status["draining"]:
         state = "draining"
     else:
         state = "ready" if status["ready"] else "not ready"
     live = len(status["queue"])
     return (
-        f"Tenfold {status['version']}, {state}, up {seconds(status['uptime'])}, "
+        f"Tenfold {status['version']}, {state}, up {format_seconds(status['uptime'])}, "
         f"{live} live request{'' if live == 1 else 's'}"
     )
 
@@ -67,26 +77,75 @@ def devices(status: Status) -> Section:
     return Section(names, rows)
 
 
-def models(status: Status, speed: dict[str, float]) -> Section:
-    rows: list[tuple[str, ...]] = [
-        (
-            one["name"],
-            one["state"],
-            one["device"],
-            str(one["weight_pages"]),
-            str(one["kv_pages"]),
-            str(one["running"]),
-            str(one["waiting"]),
-            f"{speed[one['name']]:.1f}" if one["name"] in speed else "-",
-        )
-        for one in status["models"]
-    ]
-    pages = ("weight pages>", "KV pages>", "running>", "waiting>", "tokens/s>")
-    return Section(("model", "state", "device", *pages), rows)
+def memory(
+    status: Status, moved: dict[tuple[str, str], int], speed: dict[str, float], width: int
+) -> Section:
+    """Every device with its models below it: a bar of ``width`` cells, the pages behind it, what
+    moved since the last look, and the load. Speeds are of a model on all its devices."""
+    rows: list[tuple[str, ...]] = []
+    known = {model["name"]: model for model in status["models"]}
+    for device in status["devices"]:
+        sums = {key: sum(each[key] for each in device["models"]) for key in _PAGES}
+        ready = device["reserved_pages"]
+        drawn = bar(sums, device["capacity_pages"], width, ready)
+        rows.append((device["name"], drawn, f"{ready} ready", *_pages(sums), "", "", ""))
+        for each in device["models"]:
+            name = each["name"]
+            marks = {"held": each["held"], "pinned": known.get(name, {}).get("pinned", False)}
+            one = {"state": "ready", "residency": {"": each["residency"]}, **marks}
+            change = moved.get((device["name"], name), 0)
+            rows.append(
+                (
+                    f"  {name}",
+                    bar(each, device["capacity_pages"], width),
+                    state(one),
+                    *_pages(each),
+                    f"{change:+d}" if change else "-",
+                    f"{each['running']}/{each['waiting']}",
+                    f"{speed[name]:.1f}" if name in speed else "-",
+                )
+            )
+    for model in status["models"]:
+        if not model["devices"]:  # on its way, or failed
+            rows.append((f"  {model['name']}", "", model["state"], *[""] * 6))
+    pages = ("weights>", "KV>", "cached>", "moved>")
+    return Section(("pages", "", "", *pages, "run/wait>", "tokens/s>"), rows)
+
+
+def bar(pages: dict[str, Any], capacity: int, width: int, ready: int = 0) -> str:
+    """Weights, keys and values, cached prefixes, and ready pages, of a device's capacity."""
+    cached = pages["cached_pages"]
+    parts = (pages["weight_pages"], pages["kv_pages"] - cached, cached, ready)
+    drawn, sofar = "", 0
+    for count, cell in zip(parts, _CELLS, strict=True):
+        sofar += count
+        ends = min(width, round(sofar / capacity * width)) if capacity else 0
+        drawn += cell * (ends - len(drawn))
+    return drawn.ljust(width, "·")
+
+
+def movement(before: Status, now: Status) -> dict[tuple[str, str], int]:
+    """Pages that each model gained or lost on each device between two readings."""
+
+    def held(status: Status) -> dict[tuple[str, str], int]:
+        return {
+            (device["name"], model["name"]): model["weight_pages"] + model["kv_pages"]
+            for device in status["devices"]
+            for model in device["models"]
+        }
+
+    then = held(before)
+    return {key: pages - then.get(key, 0) for key, pages in held(now).items()}
+
+
+def _pages(pages: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(str(pages[key]) for key in _PAGES)
 
 
 def clients(status: Status, most: int | None = None) -> Section:
     """``most``: so many rows at most; the last one then says how many are left out."""
+    from tenfold.core.durations import format_seconds
+
     listed = by_share(status)
     rows: list[tuple[str, ...]] = [
         (
@@ -98,7 +157,7 @@ def clients(status: Status, most: int | None = None) -> Section:
             percent(one["drift"]),
             percent(one["hit_rate"]),
             f"{one['running']}/{one['waiting']}",
-            seconds(one["oldest_wait"]) if one["waiting"] else "-",
+            format_seconds(one["oldest_wait"]) if one["waiting"] else "-",
         )
         for one in listed[:most]
     ]
@@ -109,23 +168,26 @@ def clients(status: Status, most: int | None = None) -> Section:
 
 
 def as_data(before: Status, now: Status) -> dict[str, Any]:
-    """The same for programs: the status's own fields, with ``tokens_per_second`` of models."""
-    speed = speeds(before, now)
+    """The same for programs: the status's own fields, with ``tokens_per_second`` of models and
+    ``pages_moved`` of their parts of devices."""
+    speed, moved = speeds(before, now), movement(before, now)
     listed = [{**one, "tokens_per_second": speed.get(one["name"])} for one in now["models"]]
-    kept = ("version", "ready", "draining", "now", "uptime", "devices")
-    return {**{key: now[key] for key in kept}, "models": listed, "clients": by_share(now)}
+    parts = [
+        {
+            **device,
+            "models": [
+                {**one, "pages_moved": moved[device["name"], one["name"]]}
+                for one in device["models"]
+            ],
+        }
+        for device in now["devices"]
+    ]
+    kept = {key: now[key] for key in ("version", "ready", "draining", "now", "uptime")}
+    return {**kept, "devices": parts, "models": listed, "clients": by_share(now)}
 
 
 def percent(value: float | None) -> str:
     return "-" if value is None else f"{value * 100:.0f} %"
-
-
-def seconds(value: float) -> str:
-    """ "3.2 s", "4 min", "2 h 5 min"."""
-    if value < 100:
-        return f"{value:.1f} s"
-    minutes = int(value // 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _jain(device: dict[str, Any]) -> str:

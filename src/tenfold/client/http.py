@@ -111,6 +111,8 @@ def _body(request: GenerateRequest) -> dict[str, Any]:
         body["ttft_target"] = request.ttft_target
     if request.itl_target is not None:
         body["tpot_target"] = request.itl_target
+    if request.keep_alive is not None:
+        body["keep_alive"] = request.keep_alive
     if request.cache_salt:
         body["cache_salt"] = request.cache_salt
     return body | _sampling(request.sampling, chat=isinstance(prompt, ChatPrompt))

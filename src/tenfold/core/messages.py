@@ -52,11 +52,13 @@ class Generate:
 
 @dataclass(slots=True)
 class Embed:
-    """``prompts``: token ids of each text. Answered by one Embedded or RequestFailed."""
+    """``prompts``: token ids of each text. Answered by one Embedded or RequestFailed.
+    ``keep_alive`` as of an EngineRequest."""
 
     id: str
     model: str
     prompts: list[list[int]]
+    keep_alive: float | None = None
 
 
 @dataclass(slots=True)
@@ -225,9 +227,12 @@ class Decision:
 
 @dataclass(slots=True)
 class DecisionReport:
+    """``now``: by the clock of ``Decision.at``, when this was said; 0: by the asking host's."""
+
     id: str
     device: str
     decisions: list[Decision] = field(default_factory=list)
+    now: float = 0.0
 
 
 @dataclass(slots=True)
@@ -410,6 +415,10 @@ class ModelStats:
     sleeps: int = 0
     wake_seconds: float = 0.0
     """Of the last wake, until the weights were there."""
+    held: bool = False
+    """It sleeps until WakeModel, whoever asks for it."""
+    sleeps_in: float | None = None
+    """Seconds until it sleeps for want of work (ttl, keep_alive); None: no time is set."""
 
 
 @dataclass(slots=True)
@@ -447,6 +456,10 @@ class DeviceStats:
     unmap_seconds: Spread = field(default_factory=Spread)
     pressure: float = 0.0
     """Prism's KV-pressure ratio of this device, over the placement's window."""
+    virtual_bytes: int = 0
+    """Addresses that models' weights, keys and values have, mapped or not."""
+    decided: dict[str, int] = field(default_factory=dict)
+    """Decisions about memory so far, by their kind."""
 
 
 Event = (

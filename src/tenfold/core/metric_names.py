@@ -200,11 +200,51 @@ KV_BLOCKS = MetricName(
 MODEL_PAGES = MetricName(
     "tenfold_model_pages",
     "gauge",
-    "Physical pages a model holds, for weights and for KV.",
+    "Physical pages a model holds, for weights and for KV; cached is a part of the KV, image what "
+    "its weights take awake.",
     ("model", "device", "what"),
 )
 MODEL_STATE = MetricName(
     "tenfold_model_state", "gauge", "1 for the state the model is in.", ("model", "state")
+)
+MODEL_LIMIT_PAGES = MetricName(
+    "tenfold_model_limit_pages",
+    "gauge",
+    "Most pages a model may hold; no value: as many as there are.",
+    ("model", "device"),
+)
+MODEL_FLOOR_PAGES = MetricName(
+    "tenfold_model_floor_pages",
+    "gauge",
+    "Pages for a model's KV that no other model takes.",
+    ("model", "device"),
+)
+MODEL_RESIDENCY = MetricName(
+    "tenfold_model_residency",
+    "gauge",
+    "1 for where the model's weights are: cold (on disk), host, waking, resident.",
+    ("model", "device", "state"),
+)
+MODEL_IDLE_SECONDS = MetricName(
+    "tenfold_model_idle_seconds", "gauge", "Since the model's last request.", ("model", "device")
+)
+MODEL_WAKES = MetricName(
+    "tenfold_model_wakes",
+    "counter",
+    "How often a model's weights were brought back (activations).",
+    ("model", "device"),
+)
+MODEL_SLEEPS = MetricName(
+    "tenfold_model_sleeps",
+    "counter",
+    "How often a model's weights were given up (evictions).",
+    ("model", "device"),
+)
+MODEL_WAKE_SECONDS = MetricName(
+    "tenfold_model_wake_seconds", "gauge", "What the last wake took.", ("model", "device")
+)
+MODEL_MIGRATIONS = MetricName(
+    "tenfold_model_migrations", "counter", "How often a model moved to another device.", ("model",)
 )
 STEPS = MetricName("tenfold_steps", "counter", "Steps run.", ("model", "device"))
 STEP_SECONDS = MetricName(
@@ -323,6 +363,39 @@ DEVICE_PAGES = MetricName(
     "gauge",
     "Physical pages of a device: capacity, mapped, reserved; scratch is a part of the mapped.",
     ("device", "what"),
+)
+DEVICE_VIRTUAL_BYTES = MetricName(
+    "tenfold_device_virtual_bytes",
+    "gauge",
+    "Addresses that models have, mapped or not.",
+    ("device",),
+)
+KV_FRAGMENTATION = MetricName(
+    "tenfold_kv_fragmentation_ratio",
+    "gauge",
+    "Bytes mapped for keys and values over the bytes of those: 1 is none; no value without any.",
+    ("device",),
+)
+PAGE_CALLS = MetricName(
+    "tenfold_page_calls", "counter", "Pages mapped and unmapped.", ("device", "call")
+)
+PAGE_SECONDS = MetricName(
+    "tenfold_page_seconds",
+    "gauge",
+    "Seconds to map or unmap a page: quantiles of the latest calls.",
+    ("device", "call", "quantile"),
+)
+PRESSURE = MetricName(
+    "tenfold_kv_pressure_ratio",
+    "gauge",
+    "Wished growth of keys and values, over the memory for them.",
+    ("device",),
+)
+MEMORY_DECISIONS = MetricName(
+    "tenfold_memory_decisions",
+    "counter",
+    "Decisions about memory, by kind: wake, sleep, limit, drain, and the rungs of the ladder.",
+    ("device", "kind"),
 )
 DEVICE_PAGE_BYTES = MetricName(
     "tenfold_device_page_bytes", "gauge", "Bytes of one physical page.", ("device",)

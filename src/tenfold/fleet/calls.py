@@ -133,6 +133,7 @@ def engine_requests(
                 deadline=began + request.timeout if request.timeout else None,
                 itl_target=request.itl_target,
                 ttft_target=request.ttft_target,
+                keep_alive=request.keep_alive,
             )
         )
     return sends

@@ -51,6 +51,7 @@ class ServedModel:
     text: ModelText | None = None
     facts: ModelFacts | None = None
     error: str = ""
+    migrations: int = 0
 
     @property
     def name(self) -> str:
@@ -124,17 +125,26 @@ class ServedModel:
         away = self.state == "ready" and not self.up
         failures = [p.failed[self.name] for p in self.places if self.name in p.failed]
         broken = failures[0] if away and failures else ""
+        holding = [place for place in self.places if self.name in place.loaded]
+        options = self.source.options
         return ModelStatus(
             name=self.name,
             state="failed" if broken else "loading" if away else self.state,
             device=self.places[0].name,
-            devices=[place.name for place in self.places if self.name in place.loaded],
+            devices=[place.name for place in holding],
             pinned=self.source.pinned,
             facts=self.facts,
             has_chat_template=self.text is not None and self.text.template is not None,
             licence=self.source.licence,
             created=self.created,
             error=broken or self.error,
+            residency={place.name: place.moves.states[self.name] for place in holding},
+            held=any(self.name in place.moves.held for place in self.places),
+            ttl=options.ttl,
+            floor_bytes=options.floor_bytes,
+            limit_bytes=options.kv_limit_bytes,
+            evict_cost=options.evict_cost,
+            migrations=self.migrations,
         )
 
     @property

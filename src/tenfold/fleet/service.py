@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
+from typing import Literal
 
 from tenfold.core.clock import Clock, SystemClock
 from tenfold.core.errors import (
@@ -45,6 +46,7 @@ from tenfold.core.settings import DeviceSettings, RoutingSettings, Share
 from tenfold.core.types import Constraint, ModelKind, Usage
 from tenfold.fleet.calls import LOST_TWICE, MOST_SUBMISSIONS, Call, engine_requests
 from tenfold.fleet.generation import ChoiceStream
+from tenfold.fleet.residency import Residency, ResidencyChange
 from tenfold.fleet.routing import Routing
 from tenfold.fleet.served import ModelSource, ServedModel
 from tenfold.fleet.supervisor import Supervisor
@@ -56,6 +58,7 @@ from tenfold.fleet.types import (
     Finished,
     GenerateEvent,
     GenerateRequest,
+    MemoryDecision,
     ModelStatus,
     RequestInfo,
     WorkerStatus,
@@ -99,6 +102,7 @@ class Service:
         }
         sizes = [device.block_tokens for device in devices]
         self.routing = Routing(routing or RoutingSettings(), sizes, self.clock, self._send)
+        self.residency = Residency(self.clock)
         self._configured = list(models)
         self._adding: set[str] = set()
         self._find_source = find_source
@@ -235,9 +239,43 @@ class Service:
         for place in entry.places:
             place.unload(name)
 
+    # --- memory ---------------------------------------------------------------------------------
     def pin(self, name: str, pinned: bool) -> ModelStatus:
-        self._entry(name).source.pinned = pinned
+        return self.set_residency(name, pinned=pinned)
+
+    async def sleep(
+        self,
+        name: str,
+        to: Literal["host", "cold"] = "host",
+        force: bool = False,
+        hold: bool = False,
+    ) -> ModelStatus:
+        """See ``Residency.sleep``."""
+        await self.residency.sleep(self._entry(name), to, force=force, hold=hold)
         return self.status(name)
+
+    async def wake(self, name: str) -> ModelStatus:
+        """See ``Residency.wake``."""
+        await self.residency.wake(self._entry(name))
+        return self.status(name)
+
+    def set_residency(
+        self,
+        name: str,
+        pinned: bool | None = None,
+        ttl: float | None = None,
+        floor: int | None = None,
+        limit: int | None = None,
+        evict_cost: float | None = None,
+    ) -> ModelStatus:
+        """See ``ResidencyChange``."""
+        change = ResidencyChange(pinned, ttl, floor, limit, evict_cost)
+        self.residency.change(self._entry(name), change)
+        return self.status(name)
+
+    async def decisions(self, most: int) -> list[MemoryDecision]:
+        """The latest decisions about memory, newest first, with reasons."""
+        return await self.residency.decisions(self.supervisors.values(), most)
 
     # --- text -----------------------------------------------------------------------------------
     def tokenize(self, model: str, text: str, *, special: bool = True) -> list[int]:
@@ -425,9 +463,13 @@ class Service:
 
     # --- embeddings -----------------------------------------------------------------------------
     async def embed(
-        self, model: str, inputs: list[str] | list[list[int]], client: str
+        self,
+        model: str,
+        inputs: list[str] | list[list[int]],
+        client: str,
+        keep_alive: float | None = None,
     ) -> EmbedResult:
-        """Unit vectors, one a text, in order."""
+        """Unit vectors, one a text, in order. ``keep_alive`` as of a GenerateRequest."""
         entry = self._open_to(model, "embed")
         if not inputs:
             return EmbedResult([], 0)
@@ -442,7 +484,7 @@ class Service:
                     await self._await_holder(entry, RETURN_SECONDS)
                     place = min(entry.holders(), key=self._embedding)
                     with contextlib.suppress(WorkerLost):  # nothing was answered: ask the next one
-                        result = await self._embed_once(place, model, ids)
+                        result = await self._embed_once(place, model, ids, keep_alive)
                         grant.began(0)
                         return result
                 raise WorkerLost(LOST_TWICE)
@@ -454,13 +496,17 @@ class Service:
         return sum(device == supervisor.name for device, _ in self._embeds.values())
 
     async def _embed_once(
-        self, supervisor: Supervisor, model: str, ids: list[list[int]]
+        self,
+        supervisor: Supervisor,
+        model: str,
+        ids: list[list[int]],
+        keep_alive: float | None,
     ) -> EmbedResult:
         id = f"e{next(self._ids)}"
         answer: asyncio.Future[EmbedResult] = asyncio.get_running_loop().create_future()
         self._embeds[id] = (supervisor.name, answer)
         try:
-            supervisor.send(Embed(id, model, ids))
+            supervisor.send(Embed(id, model, ids, keep_alive))
             return await answer
         finally:
             if answer.cancelled():

@@ -10,20 +10,26 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 from tenfold.core.clock import Clock
-from tenfold.core.errors import TenfoldError, Unavailable, from_code
+from tenfold.core.errors import TenfoldError, Unavailable, WorkerLost, from_code
 from tenfold.core.messages import (
+    AskDecisions,
     AskSchedule,
     AskStats,
     Command,
+    DecisionReport,
     DeviceStats,
     Event,
     LoadModel,
     ModelDown,
+    ModelMoved,
+    ModelOptions,
     ModelUp,
     ScheduleReport,
+    SetResidency,
     SetShares,
     UnloadModel,
     WorkerRefused,
@@ -31,6 +37,7 @@ from tenfold.core.messages import (
 )
 from tenfold.core.settings import DeviceSettings, Share
 from tenfold.core.types import ModelFacts
+from tenfold.fleet.moves import Moves
 from tenfold.fleet.workers import Worker
 
 log = logging.getLogger("tenfold.fleet")
@@ -40,14 +47,14 @@ STEADY_SECONDS = 30.0
 STATS_SECONDS = 2.0
 GIVE_UP_LOADING = 3
 
-Answer = TypeVar("Answer", DeviceStats, ScheduleReport)
+Answer = TypeVar("Answer", DeviceStats, ScheduleReport, DecisionReport)
 
 
 class Supervisor:
     """One device: its worker, the models that belong on it, and which of them are up.
 
     ``failed``: why a model that was up could not be loaded again; it is tried again. ``draining``:
-    it gets no new requests.
+    it gets no new requests. ``moves``: where its models' weights are.
     """
 
     def __init__(
@@ -66,6 +73,7 @@ class Supervisor:
         self.failed: dict[str, str] = {}
         self.restarts = 0
         self.draining = False
+        self.moves = Moves(self.send)
         self.last_stats: DeviceStats | None = None
         self._make_worker = make_worker
         self._on_event = on_event
@@ -76,7 +84,7 @@ class Supervisor:
         self._failures = 0
         self._alive = False
         self._changed = asyncio.Event()
-        self._answers: dict[str, asyncio.Future[DeviceStats | ScheduleReport]] = {}
+        self._answers: dict[str, asyncio.Future[DeviceStats | ScheduleReport | DecisionReport]] = {}
         self._outcomes: dict[str, asyncio.Future[ModelFacts]] = {}
         self._deaths: dict[str, int] = {}
         self._sent: set[str] = set()
@@ -118,6 +126,7 @@ class Supervisor:
         self._cancel_retries()
         for name in list(self._outcomes):
             self._settle(name, None, self._stopped)
+        self.moves.lost(self._stopped)
         if self._worker is not None:
             await self._worker.stop()
         self.loaded.clear()
@@ -137,6 +146,7 @@ class Supervisor:
         self._sent.clear()
         self._leaving.clear()
         self._cancel_retries()
+        self.moves.lost(WorkerLost(f"the worker of {self.name} died; it is started again"))
         self.restarts += 1
         for answer in self._answers.values():
             answer.cancel()
@@ -198,7 +208,7 @@ class Supervisor:
         What waits for the worker's last word on its predecessor is sent by ``load``."""
         if self._alive and name not in self._sent and name not in self._leaving:
             self._sent.add(name)
-            self.send(self.wanted[name])
+            self.send(self.moves.loading(self.wanted[name]))
 
     def unload(self, name: str) -> None:
         """Take a model off the device, or take back its loading. Nothing happens if it is away."""
@@ -212,7 +222,15 @@ class Supervisor:
             self._leaving.add(name)
             self.send(UnloadModel(name))
         self._settle(name, None, _unloaded(name))
+        self.moves.forget(name, _unloaded(name))
         self._tell()
+
+    def set_residency(self, command: SetResidency, options: ModelOptions) -> None:
+        """Tell the worker, if it has the model. Whichever comes back loads it with ``options``."""
+        if command.name in self.wanted:
+            self.wanted[command.name] = replace(self.wanted[command.name], options=options)
+        if command.name in self._sent:
+            self.send(command)
 
     async def wait_for(self, name: str, seconds: float) -> None:
         """Until the model is up. Raises Unavailable after ``seconds``, or at once where it is known
@@ -264,7 +282,10 @@ class Supervisor:
                 self._model_up(facts)
             case ModelDown(name, code, message):
                 self._model_down(name, code, message)
-            case DeviceStats(id) | ScheduleReport(id):
+            case ModelMoved(name):
+                if name in self.wanted and name not in self._leaving:
+                    self.moves.moved(event)
+            case DeviceStats(id) | ScheduleReport(id) | DecisionReport(id):
                 self._answered(id, event)
         self._on_event(event)
 
@@ -273,6 +294,7 @@ class Supervisor:
         if name not in self.wanted or name in self._leaving:
             return  # unloaded while the news was on its way
         self.loaded[name] = facts
+        self.moves.up(name, asleep=self.wanted[name].options.asleep)
         self.failed.pop(name, None)
         self._tries.pop(name, None)
         self._settle(name, facts, None)
@@ -280,6 +302,7 @@ class Supervisor:
 
     def _model_down(self, name: str, code: str, message: str) -> None:
         self.loaded.pop(name, None)
+        self.moves.states.pop(name, None)
         if name in self._leaving:
             self._leaving.discard(name)
         elif code and name in self._outcomes:
@@ -342,6 +365,12 @@ class Supervisor:
         step delays the answer, or the worker is away."""
         return await self._ask(lambda id: AskSchedule(id, most), ScheduleReport)
 
+    async def decisions(self, most: int) -> DecisionReport | None:
+        """The latest decisions about memory; None as of ``schedule``."""
+        if self.up is None:
+            return None
+        return await self._ask(lambda id: AskDecisions(id, most), DecisionReport)
+
     async def _ask(self, question: Callable[[str], Command], kind: type[Answer]) -> Answer | None:
         """The worker's answer; None if there is none within ``STATS_SECONDS``, or the worker is
         lost meanwhile."""
@@ -359,9 +388,10 @@ class Supervisor:
             self._answers.pop(id, None)
         return answer if isinstance(answer, kind) else None
 
-    def _answered(self, id: str, event: DeviceStats | ScheduleReport) -> None:
+    def _answered(self, id: str, event: DeviceStats | ScheduleReport | DecisionReport) -> None:
         if isinstance(event, DeviceStats):
             self.last_stats = event
+            self.moves.learn(event)
         waiting = self._answers.pop(id, None)
         if waiting is not None and not waiting.done():
             waiting.set_result(event)

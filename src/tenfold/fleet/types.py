@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tenfold.core.messages import ResidencyState
 from tenfold.core.types import FinishReason, ModelFacts, SamplingParams, Usage
 
 
@@ -38,7 +39,8 @@ class GenerateRequest:
     """One call. ``timeout`` is seconds from now until the whole answer must be there. ``whole``:
     nobody looks at it before it is complete, so it may start anew when a worker dies.
     ``ttft_target`` and ``itl_target``: wished seconds to the first token and between tokens (TPOT);
-    None takes the model's."""
+    None takes the model's. ``keep_alive``: seconds that the model stays awake after it, below 0 for
+    ever."""
 
     id: str
     model: str
@@ -52,6 +54,7 @@ class GenerateRequest:
     ttft_target: float | None = None
     split_reasoning: bool = True
     whole: bool = False
+    keep_alive: float | None = None
 
 
 @dataclass(slots=True)
@@ -124,7 +127,10 @@ ModelState = Literal["loading", "ready", "failed", "unloading"]
 @dataclass(slots=True)
 class ModelStatus:
     """One served model as the control plane sees it. ``device``: the first it belongs on;
-    ``devices``: those that hold it now."""
+    ``devices``: those that hold it now. ``residency``: where its weights are, by those devices; one
+    that sleeps is "ready" all the same, because requests wake it, unless it is ``held``.
+    ``limit_bytes`` and ``floor_bytes``: of its keys and values. ``migrations``: how often it
+    moved to another device."""
 
     name: str
     state: ModelState
@@ -136,6 +142,27 @@ class ModelStatus:
     created: int = 0
     error: str = ""
     devices: list[str] = field(default_factory=list)
+    residency: dict[str, ResidencyState] = field(default_factory=dict)
+    held: bool = False
+    ttl: float | None = None
+    floor_bytes: int = 0
+    limit_bytes: int | None = None
+    evict_cost: float = 1.0
+    migrations: int = 0
+
+
+@dataclass(slots=True)
+class MemoryDecision:
+    """A decision about memory that a device, or the fleet ("fleet"), took ``age`` seconds ago, and
+    why. Kinds, pages and seconds are those of ``core.messages.Decision``."""
+
+    device: str
+    kind: str
+    model: str
+    why: str
+    age: float
+    pages: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(slots=True)

@@ -20,6 +20,7 @@ from tenfold.server.handlers import (
     embeddings,
     health,
     models,
+    residency,
     status,
     tokens,
     ui,
@@ -55,7 +56,10 @@ def create_app(
     state = ServerState.make(backend, settings, tenants, clock)
     app.state.server = state
     install_handlers(app)
-    rooms = (chat, completions, embeddings, models, tokens, health, status, admin, workers, clients)
+    rooms = (
+        *(chat, completions, embeddings, models, tokens, health, status),
+        *(admin, residency, workers, clients),
+    )
     for room in rooms:
         app.include_router(room.router)
     app.include_router(ui.make_router())

@@ -8,7 +8,7 @@ be called from a worker thread.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Protocol
+from typing import Literal, Protocol
 
 from tenfold.core.messages import DeviceStats, ScheduleReport
 from tenfold.fleet.types import (
@@ -16,6 +16,7 @@ from tenfold.fleet.types import (
     EmbedResult,
     GenerateEvent,
     GenerateRequest,
+    MemoryDecision,
     ModelStatus,
     RequestInfo,
     WorkerStatus,
@@ -55,8 +56,14 @@ class Backend(Protocol):
         ...
 
     async def embed(
-        self, model: str, inputs: list[str] | list[list[int]], client: str
-    ) -> EmbedResult: ...
+        self,
+        model: str,
+        inputs: list[str] | list[list[int]],
+        client: str,
+        keep_alive: float | None = None,
+    ) -> EmbedResult:
+        """``keep_alive`` as of a GenerateRequest."""
+        ...
 
     def tokenize(self, model: str, text: str, *, special: bool = True) -> list[int]:
         """``special``: add the tokens the model wants at the start (BOS)."""
@@ -79,6 +86,37 @@ class Backend(Protocol):
         ...
 
     def pin(self, name: str, pinned: bool) -> ModelStatus: ...
+
+    async def sleep(
+        self,
+        name: str,
+        to: Literal["host", "cold"] = "host",
+        force: bool = False,
+        hold: bool = False,
+    ) -> ModelStatus:
+        """Answers when the model sleeps. Raises Conflict while it is pinned, unless forced, and
+        DeadlineExceeded while it is busy for long."""
+        ...
+
+    async def wake(self, name: str) -> ModelStatus:
+        """Answers when the model's weights are there. Raises OutOfMemory where there is no room."""
+        ...
+
+    def set_residency(
+        self,
+        name: str,
+        pinned: bool | None = None,
+        ttl: float | None = None,
+        floor: int | None = None,
+        limit: int | None = None,
+        evict_cost: float | None = None,
+    ) -> ModelStatus:
+        """None leaves a value as it is; ``ttl`` and ``limit`` below 0 lift theirs."""
+        ...
+
+    async def decisions(self, most: int) -> list[MemoryDecision]:
+        """The latest decisions about memory, newest first."""
+        ...
 
     async def drain(self) -> None:
         """Stop admitting; returns when running requests are done."""

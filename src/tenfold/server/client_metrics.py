@@ -12,8 +12,8 @@ from prometheus_client.registry import Collector
 
 from tenfold.core import metric_names as names
 from tenfold.core.metric_names import MetricName
+from tenfold.server.families import counter, gauge
 from tenfold.server.service_book import ClientRow, ServiceBook
-from tenfold.server.worker_metrics import counter, gauge
 
 
 class ClientCollector(Collector):

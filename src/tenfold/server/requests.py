@@ -117,6 +117,7 @@ def generate_request(
         ttft_target=body.ttft_target,
         split_reasoning=isinstance(prompt, ChatPrompt),
         whole=not body.stream,
+        keep_alive=body.keep_alive,
     )
 
 

@@ -15,6 +15,7 @@ from tenfold.server.auth import Authenticator
 from tenfold.server.backend import Backend
 from tenfold.server.clients import ClientBook
 from tenfold.server.grammars import GrammarCheck
+from tenfold.server.memory import DecisionCache
 from tenfold.server.metrics import Metrics
 from tenfold.server.service_book import ServiceBook
 from tenfold.server.settings import ServerSettings
@@ -33,6 +34,7 @@ class ServerState:
     book: ClientBook
     metrics: Metrics
     stats: StatsCache
+    decisions: DecisionCache
     services: ServiceBook
     grammars: GrammarCheck
     started: float
@@ -63,6 +65,7 @@ class ServerState:
             book=book,
             metrics=metrics,
             stats=StatsCache(backend, clock, services),
+            decisions=DecisionCache(backend, clock),
             services=services,
             grammars=GrammarCheck(),
             started=clock.now(),

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from tenfold.core import metric_names as names
 from tenfold.core.messages import DeviceStats, ModelStats
 from tenfold.core.metric_names import MetricName
 from tenfold.fleet.types import ModelStatus
+from tenfold.server.families import counter, gauge
+from tenfold.server.memory_metrics import MEMORY_COUNTERS, memory_families
 
 STATES = ("loading", "ready", "failed", "unloading")
 
@@ -34,6 +36,8 @@ class WorkerCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         yield gauge(names.READY, [((), float(self._ready))])
         yield gauge(names.MODEL_STATE, self._states())
+        moved = [((model.name,), float(model.migrations)) for model in self._models]
+        yield counter(names.MODEL_MIGRATIONS, moved)
         pages = [
             ((device.device, what), getattr(device, f"{what}_pages"))
             for device in self._devices
@@ -50,6 +54,7 @@ class WorkerCollector(Collector):
             ]
             yield (counter if entry.kind == "counter" else gauge)(entry, rows)
         yield gauge(names.KV_USAGE, self._usage())
+        yield from memory_families(self._devices)
         for entry, read in _DEVICE_COUNTERS:
             yield counter(entry, [((d.device,), read(d)) for d in self._devices])
         yield counter(names.SERVER_CPU_SECONDS, [((), time.process_time())])
@@ -110,7 +115,20 @@ _MODEL_METRICS: tuple[tuple[MetricName, tuple[tuple[tuple[str, ...], str], ...]]
     (names.TPOT_REQUESTS, ((("met",), "tpot_met"), (("missed",), "tpot_missed"))),
     (names.TARGETS_MET, (((), "both_met"),)),
     (names.REQUESTS_DEFERRED, (((), "deferred"),)),
-    (names.MODEL_PAGES, ((("weights",), "weight_pages"), (("kv",), "kv_pages"))),
+    (
+        names.MODEL_PAGES,
+        (
+            (("weights",), "weight_pages"),
+            (("kv",), "kv_pages"),
+            (("cached",), "cached_pages"),
+            (("image",), "image_pages"),
+        ),
+    ),
+    (names.MODEL_FLOOR_PAGES, (((), "floor_pages"),)),
+    (names.MODEL_IDLE_SECONDS, (((), "idle_seconds"),)),
+    (names.MODEL_WAKES, (((), "wakes"),)),
+    (names.MODEL_SLEEPS, (((), "sleeps"),)),
+    (names.MODEL_WAKE_SECONDS, (((), "wake_seconds"),)),
     (
         names.KV_BLOCKS,
         (
@@ -124,22 +142,8 @@ _MODEL_METRICS: tuple[tuple[MetricName, tuple[tuple[tuple[str, ...], str], ...]]
 FROM_WORKERS = (
     *(entry for entry, _ in _MODEL_METRICS),
     *(entry for entry, _ in _DEVICE_COUNTERS),
+    *MEMORY_COUNTERS,
+    names.MODEL_MIGRATIONS,
     names.SERVER_CPU_SECONDS,
 )
 """The metrics that no request counts: the collector alone shows them."""
-
-
-def gauge(entry: MetricName, rows: Iterable[tuple[tuple[str, ...], float]]) -> Metric:
-    """A family of gauges: the values of the metric's labels, and what they show."""
-    family = GaugeMetricFamily(entry.name, entry.help, labels=entry.labels)
-    for labels, value in rows:
-        family.add_metric(labels, value)
-    return family
-
-
-def counter(entry: MetricName, rows: Iterable[tuple[tuple[str, ...], float]]) -> Metric:
-    """A family of counters, likewise."""
-    family = CounterMetricFamily(entry.name, entry.help, labels=entry.labels)
-    for labels, value in rows:
-        family.add_metric(labels, value)
-    return family

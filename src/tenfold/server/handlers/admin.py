@@ -26,18 +26,11 @@ from tenfold.server.protocol.admin import (
     UnloadBody,
     UnloadReply,
 )
-from tenfold.server.protocol.models import AdminModelList, AdminModelReply, admin_model_dict
+from tenfold.server.protocol.models import AdminModelReply, admin_model_dict
 from tenfold.server.requests import reply_headers
 from tenfold.server.state import state_of
 
 router = APIRouter(prefix="/v1/admin", route_class=StrictRoute, tags=["admin"])
-
-
-@router.get("/models", response_model=AdminModelList, responses=reading())
-async def admin_models(request: Request) -> Response:
-    """Every model with its device, state and sizes."""
-    models = [admin_model_dict(status) for status in state_of(request).backend.models()]
-    return Json({"object": "list", "data": models})
 
 
 @router.post(

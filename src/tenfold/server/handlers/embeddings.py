@@ -62,7 +62,7 @@ async def _embed(state: ServerState, body: EmbeddingBody, client: str) -> EmbedR
     limit = state.settings.request_timeout
     try:
         async with asyncio.timeout(limit):
-            return await state.backend.embed(body.model, body.input, client)
+            return await state.backend.embed(body.model, body.input, client, body.keep_alive)
     except TimeoutError:
         raise DeadlineExceeded(f"no vectors within {limit:g} seconds") from None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
+from math import inf
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -16,6 +17,7 @@ from tenfold.server.auth import Caller
 from tenfold.server.clients import ClientTotals
 from tenfold.server.errors import Json
 from tenfold.server.handlers.docs import reading
+from tenfold.server.memory import fragmentation, place_dict
 from tenfold.server.protocol.status import StatusReply
 from tenfold.server.service_book import ClientRow
 from tenfold.server.state import ServerState, state_of
@@ -23,7 +25,7 @@ from tenfold.server.version import version
 
 OTHERS = "(other clients)"
 MAX_ROWS = 200
-_LOAD = ("running", "waiting", "weight_pages", "kv_pages")
+_LOAD = ("running", "waiting", "weight_pages", "kv_pages", "cached_pages")
 
 router = APIRouter(tags=["health"])
 
@@ -54,6 +56,7 @@ async def _report(state: ServerState, only: str | None) -> dict[str, Any]:
         "devices": [_device(device, jain.get(device.device)) for device in devices],
         "queue": live[:MAX_ROWS],
         "clients": _clients(state, live, only),
+        "decisions": await state.decisions.get(),
     }
 
 
@@ -61,9 +64,13 @@ def _summed(devices: list[DeviceStats]) -> dict[str, ModelStats]:
     """Each model's load, over all devices that hold it."""
     sums: dict[str, ModelStats] = {}
     for load in (load for device in devices for load in device.models):
-        total = sums.setdefault(load.name, ModelStats(load.name, load.state))
+        total = sums.setdefault(load.name, ModelStats(load.name, load.state, idle_seconds=inf))
         for field in (*_LOAD, "generated_tokens"):
             setattr(total, field, getattr(total, field) + getattr(load, field))
+        total.idle_seconds = min(total.idle_seconds, load.idle_seconds)
+        if load.sleeps_in is not None:
+            first = inf if total.sleeps_in is None else total.sleeps_in
+            total.sleeps_in = min(first, load.sleeps_in)
     return sums
 
 
@@ -83,10 +90,15 @@ def _model(status: ModelStatus, load: ModelStats | None) -> dict[str, Any]:
         "kind": facts.kind if facts else None,
         "device": status.device,
         "devices": status.devices,
+        "residency": status.residency,
+        "held": status.held,
         "pinned": status.pinned,
+        "limit_bytes": status.limit_bytes,
         "has_chat_template": status.has_chat_template,
         "max_model_len": facts.context_length if facts else None,
         **{field: getattr(load, field) for field in _LOAD},
+        "idle_seconds": load.idle_seconds,
+        "sleeps_in": load.sleeps_in,
         "generated_tokens": load.generated_tokens,
         "error": status.error,
     }
@@ -100,10 +112,17 @@ def _device(device: DeviceStats, jain: float | None) -> dict[str, Any]:
         "mapped_pages": device.mapped_pages,
         "reserved_pages": device.reserved_pages,
         "scratch_pages": device.scratch_pages,
+        "fragmentation": fragmentation(device),
+        "pressure": device.pressure,
         "rounds": device.rounds,
         "jain": jain,
         "models": [
-            {"name": load.name, **{field: getattr(load, field) for field in _LOAD}}
+            {
+                "name": load.name,
+                "running": load.running,
+                "waiting": load.waiting,
+                **place_dict(load),
+            }
             for load in device.models
         ],
     }

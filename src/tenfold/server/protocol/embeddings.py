@@ -8,6 +8,7 @@ from pydantic import Field
 
 from tenfold.server.protocol.base import Body, ModelName, Reply
 from tenfold.server.protocol.prompts import Prompts
+from tenfold.server.protocol.spans import KeepAlive
 
 
 class EmbeddingBody(Body):
@@ -20,6 +21,7 @@ class EmbeddingBody(Body):
         None, ge=1, le=2**31 - 1, description="Only the model's own size is accepted."
     )
     user: str | None = Field(None, max_length=256)
+    keep_alive: KeepAlive | None = None
 
 
 class Embedding(Reply):

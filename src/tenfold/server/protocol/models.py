@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from tenfold.core.messages import ResidencyState
 from tenfold.fleet.types import ModelStatus
 from tenfold.server.protocol.base import Reply
 
@@ -33,17 +34,23 @@ class ModelList(Reply):
 
 
 class AdminModelReply(ModelReply):
+    """``residency``: where its weights are, by device. ``held``: no request wakes it. ``ttl``:
+    seconds without work after which it sleeps. ``floor_bytes`` and ``limit_bytes``: of its keys and
+    values. ``migrations``: how often it moved to another device."""
+
     device: str
     devices: list[str]
+    residency: dict[str, ResidencyState]
+    held: bool
     pinned: bool
+    ttl: float | None
+    floor_bytes: int
+    limit_bytes: int | None
+    evict_cost: float
+    migrations: int
     error: str
     weight_bytes: int | None
     kv_bytes_per_token: int | None
-
-
-class AdminModelList(Reply):
-    object: Literal["list"]
-    data: list[AdminModelReply]
 
 
 def model_dict(status: ModelStatus) -> dict[str, Any]:
@@ -65,6 +72,12 @@ def model_dict(status: ModelStatus) -> dict[str, Any]:
     }
 
 
+_RESIDENCY = (
+    *("residency", "held", "pinned", "ttl", "floor_bytes", "limit_bytes", "evict_cost"),
+    "migrations",
+)
+
+
 def admin_model_dict(status: ModelStatus) -> dict[str, Any]:
     """An ``AdminModelReply`` as a plain dict."""
     facts = status.facts
@@ -72,7 +85,7 @@ def admin_model_dict(status: ModelStatus) -> dict[str, Any]:
         **model_dict(status),
         "device": status.device,
         "devices": status.devices,
-        "pinned": status.pinned,
+        **{field: getattr(status, field) for field in _RESIDENCY},
         "error": status.error,
         "weight_bytes": facts.weight_bytes if facts else None,
         "kv_bytes_per_token": facts.kv_bytes_per_token if facts else None,

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema
 from tenfold.core.errors import InvalidRequest
 from tenfold.core.types import Constraint, SamplingParams
 from tenfold.server.protocol.base import INT64, TOKEN_ID_MAX, Body, Identifier, ModelName, TokenId
+from tenfold.server.protocol.spans import KeepAlive
 
 MAX_N = 128
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
@@ -119,6 +120,7 @@ class SamplingBody(Body):
     tpot_target: float | None = Field(
         None, gt=0, le=1e9, description="Wished seconds between tokens. Default the model's."
     )
+    keep_alive: KeepAlive | None = None
     cache_salt: str | None = Field(
         None,
         min_length=1,

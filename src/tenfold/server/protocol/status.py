@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+from tenfold.core.messages import ResidencyState
 from tenfold.server.protocol.admin import QueueEntry
 from tenfold.server.protocol.base import Reply
+from tenfold.server.protocol.residency import DecisionReply, PlaceReply
 
 
 class HealthReply(Reply):
@@ -23,36 +25,43 @@ class VersionReply(Reply):
 
 class StatusModel(Reply):
     """A model with its load, over all workers that hold it (``devices``); pages are physical pages.
-    ``device``: the first of those it belongs on."""
+    ``device``: the first of those it belongs on. ``residency``: where its weights are, by device.
+    ``limit_bytes``: of its keys and values. ``idle_seconds``: since its last request anywhere;
+    ``sleeps_in``: until the first of its devices lets it sleep."""
 
     name: str
     state: str
     kind: str | None
     device: str
     devices: list[str]
+    residency: dict[str, ResidencyState]
+    held: bool
     pinned: bool
+    limit_bytes: int | None
     has_chat_template: bool
     max_model_len: int | None
     running: int
     waiting: int
     weight_pages: int
     kv_pages: int
+    cached_pages: int
+    idle_seconds: float
+    sleeps_in: float | None
     generated_tokens: int
     error: str
 
 
-class StatusLoad(Reply):
+class StatusLoad(PlaceReply):
     """A model's part of one device."""
 
     name: str
     running: int
     waiting: int
-    weight_pages: int
-    kv_pages: int
 
 
 class StatusDevice(Reply):
-    """``rounds``: refills of deficit counters. ``jain``: how even service was in the last minute
+    """``fragmentation`` and ``pressure`` as of /v1/admin/memory. ``rounds``: refills of deficit
+    counters. ``jain``: how even service was in the last minute
     among the clients that waited all through it; null for fewer than two."""
 
     name: str
@@ -61,6 +70,8 @@ class StatusDevice(Reply):
     mapped_pages: int
     reserved_pages: int
     scratch_pages: int
+    fragmentation: float | None
+    pressure: float
     rounds: int
     jain: float | None
     models: list[StatusLoad]
@@ -93,7 +104,8 @@ class StatusClient(Reply):
 
 
 class StatusReply(Reply):
-    """``generated_tokens`` only grows: a rate is the difference of two readings over ``now``."""
+    """``generated_tokens`` only grows: a rate is the difference of two readings over ``now``.
+    ``decisions``: the latest about memory, newest first."""
 
     version: str
     ready: bool
@@ -105,3 +117,4 @@ class StatusReply(Reply):
     devices: list[StatusDevice]
     queue: list[QueueEntry]
     clients: list[StatusClient]
+    decisions: list[DecisionReply]

@@ -1,7 +1,8 @@
 // The dashboard: a chat with any served model, and a live view of the server.
 // Everything that came from outside is written with textContent, never as HTML.
 
-import { $, age, cells, fill, make, setText } from "/ui/dom.js";
+import { $, age, bytes, cells, fill, make, setText, toneOf } from "/ui/dom.js";
+import { showMemory } from "/ui/memory.js";
 import { showShares } from "/ui/shares.js";
 
 const POLL_MS = 1000;
@@ -356,6 +357,7 @@ function showStatus(status) {
   showModels(status.models);
   showSpeed(status);
   showDevices(status);
+  showMemory(status);
   showShares(status);
   showQueue(status.queue);
   showClients(status.clients);
@@ -388,11 +390,6 @@ function drawSpark(speeds, top) {
   area.setAttribute("d", `M${start.toFixed(1)},56L${points.join("L")}L300,56Z`);
 }
 
-function bytes(count) {
-  if (count >= 2 ** 30) return `${(count / 2 ** 30).toFixed(1)} GiB`;
-  return `${(count / 2 ** 20).toFixed(0)} MiB`;
-}
-
 function part(className, share, title) {
   const span = make("span", className);
   span.style.width = `${Math.min(100, share * 100)}%`;
@@ -411,11 +408,11 @@ function showDevices(status) {
     const stack = make("div", "stack");
     const list = make("ul", "models");
     status.models.forEach((model, index) => {
-      const none = { running: 0, waiting: 0, weight_pages: 0, kv_pages: 0 };
+      const none = { running: 0, waiting: 0, weight_pages: 0, kv_pages: 0, cached_pages: 0 };
       const load = device.models.find((each) => each.name === model.name);
       if (!load && model.device !== device.name) return;
-      const here = { ...model, ...(load || none) };
-      const tone = `tone-${index % 6}`;
+      const here = { ...model, residency: "resident", ...(load || none) };
+      const tone = toneOf(index);
       const pages = here.weight_pages + here.kv_pages;
       const share = device.capacity_pages ? pages / device.capacity_pages : 0;
       stack.append(part(tone, share, `${model.name}: ${pages} pages`));
@@ -433,6 +430,12 @@ function showDevices(status) {
   if (devices.length) $("devices").replaceChildren(...devices);
 }
 
+const ASLEEP = {
+  cold: ["asleep", "Its weights are on disk; a request wakes it"],
+  host: ["asleep", "Its weights are in the host's memory; a request wakes it"],
+  waking: ["waking", "Its weights are on their way"],
+};
+
 function modelRow(model, device, tone) {
   const row = make("li", tone);
   const name = make("p", "name");
@@ -441,15 +444,26 @@ function modelRow(model, device, tone) {
   name.append(make("span", "swatch"), label);
   if (model.state !== "ready") name.append(make("span", `tag ${model.state}`, model.state));
   if (model.kind === "embed") name.append(make("span", "tag", "embeddings"));
+  if (model.state === "ready" && ASLEEP[model.residency]) {
+    const tag = make("span", `tag ${model.residency}`, ASLEEP[model.residency][0]);
+    tag.title = ASLEEP[model.residency][1] + (model.held ? "; held until it is told to wake" : "");
+    name.append(tag);
+  }
   if (model.pinned) name.append(make("span", "tag", "pinned"));
+  if (model.held) name.append(make("span", "tag", "held"));
   name.append(make("span", "note load", `${model.running} running · ${model.waiting} waiting`));
   const bar = make("div", "bar2");
   const whole = Math.max(1, ...live.last.models.map((each) => each.weight_pages + each.kv_pages));
   bar.append(part("weights", model.weight_pages / whole, "weights"));
-  bar.append(part("kv", model.kv_pages / whole, "KV"));
+  bar.append(part("kv", (model.kv_pages - model.cached_pages) / whole, "KV"));
+  bar.append(part("cached", model.cached_pages / whole, "cached prefixes"));
   const size = (pages) => bytes(pages * device.page_bytes);
-  const facts = `weights ${model.weight_pages} pages (${size(model.weight_pages)}), `
+  let facts = `weights ${model.weight_pages} pages (${size(model.weight_pages)}), `
     + `KV ${model.kv_pages} (${size(model.kv_pages)})`;
+  if (model.cached_pages) facts += `, ${model.cached_pages} cached`;
+  if (model.sleeps_in !== null && model.residency === "resident" && !model.running) {
+    facts += `; sleeps in ${age(model.sleeps_in)}`;
+  }
   row.append(name, bar, make("p", "note", model.error || facts));
   return row;
 }

@@ -36,6 +36,16 @@ export function fill(table, rows, columns, nothing) {
   table.replaceChildren(...rows);
 }
 
+export function bytes(count) {
+  if (count >= 2 ** 30) return `${(count / 2 ** 30).toFixed(1)} GiB`;
+  return `${(count / 2 ** 20).toFixed(0)} MiB`;
+}
+
+// The colour of the model at this place in the list of models.
+export function toneOf(index) {
+  return `tone-${index % 8}`;
+}
+
 export function age(seconds) {
   return seconds < 100 ? `${seconds.toFixed(1)} s` : `${Math.floor(seconds / 60)} min`;
 }
