@@ -339,9 +339,14 @@ def test_rates_over_a_window() -> None:
     assert rates.rate("x", 90.0) == pytest.approx(5.0, rel=0.05)
     assert rates.rate("x", 121.0) == 0.0
     rates.read("x", "b", 600, 121.0)  # at another place, all new
-    assert rates.rate("x", 121.0) == pytest.approx(10.0, rel=0.02)
+    assert rates.rate("x", 121.0) == rates.rate("x", 121.0, "b") == pytest.approx(10.0)
     rates.read("x", "a", 60, 122.0)  # its worker began anew
+    assert rates.rate("x", 122.0, "a") == pytest.approx(1.0, rel=0.05)
     assert rates.rate("x", 122.0) == pytest.approx(11.0, rel=0.05)
+    rates.begin("x", "b")
+    rates.read("x", "b", 700, 122.0)
+    assert rates.rate("x", 122.0, "b") == pytest.approx(1300 / 60)
+    assert rates.rate("x", 122.0, "c") == 0.0
     rates.forget("x")
     assert rates.rate("x", 122.0) == 0.0
 

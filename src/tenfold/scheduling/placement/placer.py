@@ -52,11 +52,19 @@ class Placer:
         self._clock = clock
         self._moved: dict[str, float] = {}
 
-    def homes(self, models: Sequence[PlacedModel], devices: Sequence[PlaceDevice]) -> Homes:
-        """A home for every model before anything runs, most wanted first where not all fit."""
+    def homes(
+        self,
+        models: Sequence[PlacedModel],
+        devices: Sequence[PlaceDevice],
+        current: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> Homes:
+        """A home for every model before it runs, the most wanted first where not all fit. What has
+        one in ``current`` keeps it."""
         asked = any(model.token_rate for model in models)
         models = [m if asked else replace(m, token_rate=FIRST_RATE) for m in models]
-        plan = self.policy.place(models, devices, {})
+        current = current or {}
+        models = [replace(m, fixed=m.fixed or m.name in current) for m in models]
+        plan = self.policy.place(models, devices, current)
         board = Board(devices)
         placement, hopeless = dict(plan.placement), {}
         for model in models:

@@ -1,59 +1,80 @@
 """Token rates over a window, from counters that only grow.
 
-A counter that shrinks was begun anew (its worker died, or the model was loaded again) and counts
-from nothing. Knows no clock: every reading brings its time.
+A counter that shrinks was begun anew (its worker died) and counts from nothing. Knows no clock:
+every reading brings its time.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class _Series:
+    """``total``: all that was counted; ``seen``: (time, total) of the readings in the window."""
+
+    counter: int = 0
+    total: int = 0
+    seen: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def read(self, counter: int, now: float, oldest: float) -> None:
+        if not self.seen:
+            self.seen.append((now, 0))
+        self.total += counter - self.counter if counter >= self.counter else counter
+        self.counter = counter
+        if len(self.seen) > 1 and self.seen[-1][0] == now:
+            self.seen.pop()
+        self.seen.append((now, self.total))
+        self.drop_old(oldest)
+
+    def drop_old(self, oldest: float) -> None:
+        """Readings before the last one that is no younger."""
+        while len(self.seen) > 1 and self.seen[1][0] <= oldest:
+            self.seen.popleft()
+
+    def since(self, start: float) -> float:
+        """What was counted since; between two readings it is taken to grow evenly."""
+        self.drop_old(start)
+        began, base = self.seen[0]
+        if began > start:
+            return self.total - base
+        if len(self.seen) == 1:
+            return 0.0
+        end, upto = self.seen[1]
+        return self.total - base - (upto - base) * (start - began) / (end - began)
 
 
 class Rates:
-    """Sums of the counters of each name, whichever place they are read at, a second over the last
-    ``window`` seconds."""
+    """Of each model at each place, over the last ``window`` seconds."""
 
     def __init__(self, window: float) -> None:
         self.window = window
-        self._last: dict[tuple[str, str], int] = {}
-        self._total: dict[str, int] = {}
-        self._seen: dict[str, deque[tuple[float, int]]] = {}
+        self._series: dict[str, dict[str, _Series]] = {}
+        self._first: float | None = None
 
-    def read(self, name: str, place: str, counter: int, now: float) -> None:
-        """A counter's value. The first reading at a place is taken to have grown from 0, for what
-        is new; where that is not so, read it once before it matters."""
-        before = self._last.get((name, place), 0)
-        self._last[name, place] = counter
-        grown = counter - before if counter >= before else counter
-        self._total[name] = self._total.get(name, 0) + grown
-        seen = self._seen.setdefault(name, deque([(now, 0)]))
-        if len(seen) > 1 and seen[-1][0] == now:
-            seen.pop()
-        seen.append((now, self._total[name]))
-        self._drop_old(seen, now)
+    def read(self, model: str, place: str, counter: int, now: float) -> None:
+        """A counter's value; the first one at a place has grown from 0."""
+        if self._first is None:
+            self._first = now
+        series = self._series.setdefault(model, {}).setdefault(place, _Series())
+        series.read(counter, now, now - self.window)
 
-    def _drop_old(self, seen: deque[tuple[float, int]], now: float) -> None:
-        """Readings before the last one that is no younger than the window."""
-        while len(seen) > 1 and seen[1][0] <= now - self.window:
-            seen.popleft()
-
-    def rate(self, name: str, now: float) -> float:
-        """Tokens a second; 0 for what was never read. Less than a window after the first reading it
-        is taken over what there is, but not over less than a tenth of the window."""
-        seen = self._seen.get(name)
-        if seen is None:
+    def rate(self, model: str, now: float, place: str | None = None) -> float:
+        """Tokens a second at one place, or at all together. Less than a window after the first
+        reading of all it is taken over what there is, but no less than a tenth of the window."""
+        if self._first is None:
             return 0.0
-        self._drop_old(seen, now)
-        (began, base), start = seen[0], now - self.window
-        if began <= start and len(seen) > 1:  # between two readings it is taken to grow evenly
-            end, upto = seen[1]
-            base += round((upto - base) * (start - began) / (end - began))
-        elif began <= start:
-            base = self._total[name]
-        return (self._total[name] - base) / max(now - max(began, start), self.window / 10)
+        start = now - self.window
+        spread = max(now - max(self._first, start), self.window / 10)
+        places = self._series.get(model, {})
+        found = places.values() if place is None else [places[place]] if place in places else []
+        return sum(series.since(start) for series in found) / spread
 
-    def forget(self, name: str) -> None:
-        self._seen.pop(name, None)
-        self._total.pop(name, None)
-        for key in [key for key in self._last if key[0] == name]:
-            del self._last[key]
+    def begin(self, model: str, place: str) -> None:
+        """The model's counter at the place starts again from 0."""
+        if (series := self._series.get(model, {}).get(place)) is not None:
+            series.counter = 0
+
+    def forget(self, model: str) -> None:
+        self._series.pop(model, None)
