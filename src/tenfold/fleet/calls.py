@@ -73,16 +73,17 @@ class Call:
     def move(self, ids: dict[str, str]) -> None:
         """It leaves its worker alive, to go on at another one under new ``ids``: what the old one
         still says of it is about nobody. Choices that have tokens are continued behind them."""
-        for send in self.sends:
+        for at, send in enumerate(self.sends):
             if send.id not in ids:
                 continue
-            index = self.parts.pop(send.id)
+            index, new = self.parts.pop(send.id), ids[send.id]
             if send.id in self.started:
-                self.started.add(ids[send.id])
+                self.started.add(new)
+            self.parts[new] = index
             made = self.answers.get(index, [])
-            send.prompt, send.continued = [*self.prompt, *made], len(made)
-            send.id = ids[send.id]
-            self.parts[send.id] = index
+            prompt = [*self.prompt, *made]
+            # A worker in this process may hold the old one.
+            self.sends[at] = replace(send, id=new, prompt=prompt, continued=len(made))
         self.submitted = False
         self.submissions -= 1
 
@@ -111,8 +112,7 @@ class Call:
             self.finished.discard(index)
             del self.made[index]
             self.answers.pop(index, None)
-        for send in self.sends:
-            send.prompt, send.continued = self.prompt, 0
+        self.sends = [replace(send, prompt=self.prompt, continued=0) for send in self.sends]
         if over is None and self.submissions >= MOST_SUBMISSIONS:
             over = WorkerLost(LOST_TWICE)
         self.events.put_nowait(over)
