@@ -8,11 +8,16 @@ import sys
 
 import pytest
 
+from models.conftest import allocate
 from models.tiny import FAMILIES, make_tiny
 from tenfold.core.errors import ConfigError
+from tenfold.core.settings import DeviceSettings
+from tenfold.kernels.table import build_kernels
 from tenfold.kernels.torch_ref import TorchKernels
 from tenfold.models.batch import Rank
 from tenfold.models.checkpoint import describe_checkpoint, open_checkpoint
+from tenfold.models.loading import load_model
+from tenfold.models.sizes import facts_on
 from tenfold.models.spec import spec_from_dict, spec_to_dict
 
 
@@ -90,3 +95,27 @@ def test_a_kv_type_that_the_kernels_lack_is_refused(tmp_path, load, monkeypatch)
     assert load(path, kv_dtype="f16").model.kv_groups[0].dtype == "f16"
     with pytest.raises(ConfigError, match=r"as int8; set device.kv_dtype to one of f32, f16"):
         load(path, kv_dtype="int8")
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "bert"])
+@pytest.mark.parametrize("mode", ["exact", "fast"])
+@pytest.mark.parametrize("native", [True, False])
+def test_facts_from_the_header_are_those_of_the_loaded_model(family, mode, native, tmp_path):
+    path = make_tiny(family, tmp_path)
+    settings = DeviceSettings(native=native, kernels_mode=mode, threads=1)
+    kernels = build_kernels(native=None if native else False, mode=mode, threads=1)
+    kv_dtype = "f16" if mode == "fast" else "f32"
+    loaded = load_model(path, kernels, allocate, name="tiny", cache_dir=None, kv_dtype=kv_dtype)
+    assert facts_on(path, "tiny", settings) == loaded.facts
+
+
+def test_sizes_come_without_torch(tmp_path):
+    path = make_tiny("llama", tmp_path)
+    code = (
+        "import sys; from pathlib import Path; from tenfold.models.sizes import facts_on;"
+        "from tenfold.core.settings import DeviceSettings;"
+        f"print(facts_on(Path({str(path)!r}), 'x', DeviceSettings()).weight_bytes);"
+        "assert 'torch' not in sys.modules"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(ran.stdout) > 0

@@ -16,7 +16,7 @@ from tenfold.core.errors import ModelFileError, OutOfMemory
 from tenfold.models import packed_store
 from tenfold.models.checkpoint import open_checkpoint
 from tenfold.models.loading import load_model
-from tenfold.models.packing import ALIGNMENT, WeightPlan, plan_weights
+from tenfold.models.weight_plan import ALIGNMENT, WeightPlan, plan_weights
 
 PROMPT = list(range(3, 40))
 

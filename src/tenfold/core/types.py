@@ -97,6 +97,8 @@ class EngineRequest:
     namespaces never share blocks. ``itl_target`` is the wished seconds between tokens (TPOT),
     ``ttft_target`` those from arrival to the first; None takes the model's. ``keep_alive``: seconds
     that the model stays awake after this request, below 0 for ever; None leaves that as it is.
+    ``continued``: the last so many tokens of ``prompt`` are its own answer so far, made by another
+    worker; what counts answers (limits, penalties, draws, grammars) goes on behind them.
     """
 
     id: str
@@ -111,6 +113,7 @@ class EngineRequest:
     itl_target: float | None = None
     ttft_target: float | None = None
     keep_alive: float | None = None
+    continued: int = 0
 
 
 @dataclass(slots=True)

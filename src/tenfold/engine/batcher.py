@@ -156,6 +156,7 @@ class Batcher:
                 f"the prompt has {prompt} tokens, more than the key-value memory of "
                 f"{self.facts.name} can ever hold; raise the device's memory or shorten the prompt"
             )
+        prompt -= request.continued
         wanted = request.sampling.max_tokens
         limit = context if wanted is None else min(context, prompt + wanted)
         self.books.sent(prompt, limit - prompt)

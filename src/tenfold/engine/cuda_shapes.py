@@ -25,8 +25,9 @@ from tenfold.models.batch import ForwardBatch
 from tenfold.models.checkpoint import TensorInfo
 from tenfold.models.decoder import Decoder
 from tenfold.models.names import expected_shapes
-from tenfold.models.packing import Weights, plan_weights
+from tenfold.models.packing import Weights
 from tenfold.models.spec import ModelSpec, RopeSpec
+from tenfold.models.weight_plan import plan_weights
 
 _TILE_BYTES = 64 << 20
 

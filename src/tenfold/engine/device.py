@@ -297,8 +297,14 @@ class Device:
         )
 
         def sampler_state(request: EngineRequest, matcher: TokenMatcher | None) -> SamplerState:
+            own = len(request.prompt) - request.continued
             return SamplerState(
-                request.sampling, request.prompt, facts.vocab_size, facts.eos_ids, matcher
+                request.sampling,
+                request.prompt[:own],
+                facts.vocab_size,
+                facts.eos_ids,
+                matcher,
+                request.prompt[own:],
             )
 
         runner = self._runner(model, facts, cache, tensors, sampler_state)

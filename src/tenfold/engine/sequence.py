@@ -83,7 +83,9 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.age = (self.request.priority, self.waiting.order)
-        self.prompt_tokens = len(self.request.prompt)
+        self.prompt_tokens = len(self.request.prompt) - self.request.continued
+        if self.request.continued:
+            self.billed = self.prompt_tokens
 
     @property
     def generated(self) -> int:

@@ -105,6 +105,7 @@ def build_service(
         [source_of(setup, store) for setup in loaded.to_models()],
         admission=AdmissionController(Limits.from_settings(queue)),
         routing=loaded.to_routing(),
+        placement=loaded.to_placement(),
         make_worker=workers.make,
         find_source=lambda name, source: find_source(name, source, store),
     )

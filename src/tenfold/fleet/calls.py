@@ -15,8 +15,9 @@ from tenfold.fleet.supervisor import Supervisor
 from tenfold.fleet.types import GenerateRequest, RequestInfo
 from tenfold.scheduling.limits import Grant
 
-CallEvent = tuple[int, TokenOutput] | TenfoldError | None
-"""Output of a choice; what ended the call; None: the worker died, send everything again."""
+CallEvent = tuple[int, TokenOutput] | TenfoldError | Literal["moved"] | None
+"""Output of a choice; what ended the call; "moved": no worker has it, send what is left of it;
+None: the worker died, send everything again."""
 
 
 MOST_SUBMISSIONS = 2
@@ -33,7 +34,8 @@ class Call:
     last output has come. ``submitted``: a worker has them, that of ``supervisor``; ``ran`` and
     ``answered``: whether they began to run there, and the tokens that came. ``sent_token``: the
     client has seen output, so the call can no longer start anew. ``grant``: its room in the hard
-    limits. ``made``: tokens of each choice since it started, the last time it did.
+    limits. ``made``: tokens of each choice since it started, the last time it did; ``answers``:
+    these tokens, where the call may be moved.
     """
 
     request: GenerateRequest
@@ -53,6 +55,7 @@ class Call:
     made: Counter[int] = field(default_factory=Counter)
     cached: int = 0
     queue_seconds: float | None = None
+    answers: dict[int, list[int]] = field(default_factory=dict)
     started: set[str] = field(default_factory=set)
     finished: set[int] = field(default_factory=set)
 
@@ -66,6 +69,27 @@ class Call:
         self.supervisor = supervisor
         self.submitted, self.ran, self.answered = True, False, 0
         self.submissions += 1
+
+    def move(self, ids: dict[str, str]) -> None:
+        """It leaves its worker alive, to go on at another one under new ``ids``: what the old one
+        still says of it is about nobody. Choices that have tokens are continued behind them."""
+        for at, send in enumerate(self.sends):
+            if send.id not in ids:
+                continue
+            index, new = self.parts.pop(send.id), ids[send.id]
+            if send.id in self.started:
+                self.started.add(new)
+            self.parts[new] = index
+            made = self.answers.get(index, [])
+            prompt = [*self.prompt, *made]
+            # A worker in this process may hold the old one.
+            self.sends[at] = replace(send, id=new, prompt=prompt, continued=len(made))
+        self.submitted = False
+        self.submissions -= 1
+
+    def to_move(self) -> list[str]:
+        """Its engine requests whose last output has not come."""
+        return [id for id, index in self.parts.items() if index not in self.finished]
 
     def lost(self) -> None:
         """The worker died. An answer that is complete here is still delivered, one that the client
@@ -87,6 +111,8 @@ class Call:
         for index in self.parts.values():
             self.finished.discard(index)
             del self.made[index]
+            self.answers.pop(index, None)
+        self.sends = [replace(send, prompt=self.prompt, continued=0) for send in self.sends]
         if over is None and self.submissions >= MOST_SUBMISSIONS:
             over = WorkerLost(LOST_TWICE)
         self.events.put_nowait(over)

@@ -42,7 +42,8 @@ class ModelSource:
 @dataclass(slots=True, eq=False)
 class ServedModel:
     """A model and the workers it belongs on. ``text`` and ``facts`` are there once it was loaded
-    by one of them."""
+    by one of them. ``moving``: from the first of its places to the last; ``leaving``: the first,
+    although it is drained, takes requests until the last is ready."""
 
     source: ModelSource
     places: list[Supervisor]
@@ -52,6 +53,8 @@ class ServedModel:
     facts: ModelFacts | None = None
     error: str = ""
     migrations: int = 0
+    moving: bool = False
+    leaving: bool = False
 
     @property
     def name(self) -> str:
@@ -64,7 +67,8 @@ class ServedModel:
 
     def holders(self) -> list[Supervisor]:
         """The workers that hold it and take requests."""
-        return [p for p in self.places if self.name in p.loaded and not p.draining]
+        loaded = [place for place in self.places if self.name in place.loaded]
+        return [p for p in loaded if not p.draining] or (loaded if self.leaving else [])
 
     @property
     def ready(self) -> bool:

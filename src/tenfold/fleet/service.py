@@ -42,10 +42,12 @@ from tenfold.core.messages import (
     ScheduleReport,
     StepDone,
 )
-from tenfold.core.settings import DeviceSettings, RoutingSettings, Share
+from tenfold.core.settings import DeviceSettings, PlacementSettings, RoutingSettings, Share
 from tenfold.core.types import Constraint, ModelKind, Usage
 from tenfold.fleet.calls import LOST_TWICE, MOST_SUBMISSIONS, Call, engine_requests
 from tenfold.fleet.generation import ChoiceStream
+from tenfold.fleet.placement import Placements
+from tenfold.fleet.pressure import Pressure
 from tenfold.fleet.residency import Residency, ResidencyChange
 from tenfold.fleet.routing import Routing
 from tenfold.fleet.served import ModelSource, ServedModel
@@ -87,6 +89,7 @@ class Service:
         admission: AdmissionController,
         limiter: RateLimiter | None = None,
         routing: RoutingSettings | None = None,
+        placement: PlacementSettings | None = None,
         make_worker: Callable[[DeviceSettings], Worker] = LocalWorker,
         find_source: Callable[[str, str | None], ModelSource] | None = None,
         clock: Clock | None = None,
@@ -103,13 +106,18 @@ class Service:
         sizes = [device.block_tokens for device in devices]
         self.routing = Routing(routing or RoutingSettings(), sizes, self.clock, self._send)
         self.residency = Residency(self.clock)
+        placing = placement or PlacementSettings()
+        self.pressure = Pressure(placing.window, self.clock, self._find)
+        self.placement: Placements | None = None
+        if placing.policy != "replicate":
+            self.placement = Placements(placing, self, self.pressure, self.clock)
         self._configured = list(models)
         self._adding: set[str] = set()
         self._find_source = find_source
         self._entries: dict[str, ServedModel] = {}
         self._calls: dict[str, Call] = {}
         self._ended: dict[str, str] = {}
-        self._embeds: dict[str, tuple[str, asyncio.Future[EmbedResult]]] = {}
+        self._embeds: dict[str, tuple[str, str, asyncio.Future[EmbedResult]]] = {}
         self._ids = itertools.count(1)
         self._gate = gate or GrammarGate()
         self._draining = False
@@ -122,8 +130,12 @@ class Service:
         """Start every worker and load every model. Raises what the first failure was."""
         for supervisor in self.supervisors.values():
             await supervisor.start()
+        if self.placement is not None:
+            await self.placement.settle(self._configured)
         for source in list(self._configured):
             await self._add(source)
+        if self.placement is not None:
+            self.placement.start()
 
     async def close(self) -> None:
         """End what runs with Unavailable, then the workers."""
@@ -131,8 +143,10 @@ class Service:
         stopping = Unavailable("the server is stopping")
         for call in self._open_calls():
             call.events.put_nowait(stopping)
-        for _, answer in list(self._embeds.values()):
+        for _, _, answer in list(self._embeds.values()):
             _fail(answer, stopping)
+        if self.placement is not None:
+            await self.placement.stop()
         await asyncio.gather(*(s.stop() for s in self.supervisors.values()))
 
     async def drain(self) -> None:
@@ -193,6 +207,8 @@ class Service:
         self._adding.add(name)
         try:
             found = await asyncio.to_thread(self._find_source, name, source)
+            if self.placement is not None:
+                await self.placement.settle([found])
         finally:
             self._adding.discard(name)
         await self._add(found)
@@ -219,7 +235,9 @@ class Service:
             self._adding.discard(source.name)
 
     def _places(self, source: ModelSource) -> list[Supervisor]:
-        """The device that was asked for, else all of them."""
+        """The device that was asked for; else one, where models are placed, or all of them."""
+        if self.placement is not None:
+            return [self.placement.home(source)]
         if source.device is None:
             return list(self.supervisors.values())
         if source.device not in self.supervisors:
@@ -238,6 +256,8 @@ class Service:
         self._configured = [source for source in self._configured if source.name != name]
         for place in entry.places:
             place.unload(name)
+        if self.placement is not None:
+            self.placement.forget(name)
 
     # --- memory ---------------------------------------------------------------------------------
     def pin(self, name: str, pinned: bool) -> ModelStatus:
@@ -383,6 +403,9 @@ class Service:
         hold the model are away."""
         entry = self._entry(call.request.model)
         await self._await_holder(entry, self._patience(call))
+        self._give(call, entry)
+
+    def _give(self, call: Call, entry: ServedModel) -> None:
         among = frozenset(place.name for place in entry.holders())
         supervisor = self.supervisors[self.routing.choose(call.sends[0], among)]
         for part in call.sends:
@@ -392,8 +415,15 @@ class Service:
 
     async def _await_holder(self, entry: ServedModel, seconds: float) -> None:
         end = self.clock.now() + seconds
+        if self.placement is not None:
+            self.placement.asked(entry)
         while not entry.holders():
-            await entry.wait_up(max(0.0, end - self.clock.now()))
+            places = entry.places
+            try:
+                await entry.wait_up(max(0.0, end - self.clock.now()))
+            except Unavailable:
+                if entry.places == places:  # else it was moved meanwhile
+                    raise
 
     def _patience(self, call: Call) -> float:
         if call.request.timeout is None:
@@ -407,6 +437,9 @@ class Service:
         held: list[Delta | ChoiceEnd] = []
         while call.parts:
             item = await call.events.get()
+            if item == "moved":
+                await self._submit(call)
+                continue
             if item is None:  # the worker died before a token was sent: once more from the start
                 again = set(call.parts.values())
                 held = [event for event in held if event.index not in again]
@@ -460,6 +493,8 @@ class Service:
         for index in list(call.parts.values()):
             self._end_part(call, index, aborted=True)
         self.routing.ended(call.id, call.answered if call.ran else None)
+        if self.placement is not None:
+            self.placement.call_ended()
 
     # --- embeddings -----------------------------------------------------------------------------
     async def embed(
@@ -493,7 +528,7 @@ class Service:
 
     def _embedding(self, supervisor: Supervisor) -> int:
         """Texts that the worker is asked to embed now, by requests."""
-        return sum(device == supervisor.name for device, _ in self._embeds.values())
+        return sum(device == supervisor.name for device, _, _ in self._embeds.values())
 
     async def _embed_once(
         self,
@@ -504,7 +539,7 @@ class Service:
     ) -> EmbedResult:
         id = f"e{next(self._ids)}"
         answer: asyncio.Future[EmbedResult] = asyncio.get_running_loop().create_future()
-        self._embeds[id] = (supervisor.name, answer)
+        self._embeds[id] = (supervisor.name, model, answer)
         try:
             supervisor.send(Embed(id, model, ids, keep_alive))
             return await answer
@@ -512,22 +547,26 @@ class Service:
             if answer.cancelled():
                 supervisor.send(Abort(id))
             self._embeds.pop(id, None)
+            if self.placement is not None:
+                self.placement.call_ended()
 
     # --- what workers say -----------------------------------------------------------------------
     def _take(self, device: str, event: Event) -> None:
         self.routing.heard(device, event)
+        if self.placement is not None:
+            self.placement.heard(device, event)
         match event:
             case StepDone():
                 self._step_done(event)
             case RequestFailed(id, code, message, param):
                 error = from_code(code, message, param=param)
                 if id in self._embeds:
-                    _fail(self._embeds[id][1], error)
+                    _fail(self._embeds[id][2], error)
                 elif id in self._calls:
                     self._calls[id].events.put_nowait(error)
             case Embedded(id, vectors, tokens):
-                if id in self._embeds and not self._embeds[id][1].done():
-                    self._embeds[id][1].set_result(EmbedResult(vectors, tokens))
+                if id in self._embeds and not self._embeds[id][2].done():
+                    self._embeds[id][2].set_result(EmbedResult(vectors, tokens))
 
     def _step_done(self, event: StepDone) -> None:
         for started in event.started:
@@ -547,6 +586,8 @@ class Service:
                 call.answered += len(output.token_ids)
                 index = call.parts[output.request_id]
                 call.made[index] += len(output.token_ids)
+                if self.placement is not None:
+                    call.answers.setdefault(index, []).extend(output.token_ids)
                 call.grant.output(index, call.made[index])
                 if output.finish is not None:
                     call.finished.add(index)
@@ -555,9 +596,11 @@ class Service:
     def _lost(self, device: str) -> None:
         """A worker died. What had sent a token ends; the rest is queued again, once."""
         self.routing.lost(device)
+        if self.placement is not None:
+            self.placement.lost(device)
         for call in self._calls_of(device):
             call.lost()  # one that waits for a worker to come up goes on waiting
-        for name, answer in list(self._embeds.values()):
+        for name, _, answer in list(self._embeds.values()):
             if name == device:
                 _fail(answer, WorkerLost("the worker died"))
 
@@ -590,8 +633,11 @@ class Service:
 
     def drain_worker(self, name: str, draining: bool = True) -> WorkerStatus:
         """Send the worker nothing new; or, with False, take it back into service. What it has is
-        finished there. The others must hold the models that are asked for."""
+        finished there. The others must hold the models that are asked for; where models are placed,
+        they are moved there, as far as there is room."""
         self._supervisor(name).draining = draining
+        if draining and self.placement is not None:
+            self.placement.drained(name)
         return self.worker(name)
 
     def _calls_of(self, device: str) -> list[Call]:
@@ -601,10 +647,51 @@ class Service:
             if call.submitted and call.supervisor is not None and call.supervisor.name == device
         ]
 
+    # --- moving models --------------------------------------------------------------------------
+    def entries(self) -> list[ServedModel]:
+        return list(self._entries.values())
+
+    def _find(self, model: str) -> ServedModel | None:
+        return self._entries.get(model)
+
+    def calls_at(self, device: str, model: str) -> list[Call]:
+        return [call for call in self._calls_of(device) if call.request.model == model]
+
+    def send_on(self, call: Call) -> None:
+        """Take a call from its worker and send what is left of it to one that holds the model."""
+        old = call.to_move()
+        if not old or call.supervisor is None:
+            return
+        self.routing.ended(call.id, call.answered if call.ran else None)
+        ids = {id: f"r{next(self._ids)}" for id in old}
+        for id, new in ids.items():
+            call.supervisor.send(Abort(id))
+            self._calls[new] = self._calls.pop(id)
+            self._ended[id] = call.request.id
+        call.move(ids)
+        entry = self._entries.get(call.request.model)
+        if entry is not None and entry.holders():
+            self._give(call, entry)
+        else:
+            call.events.put_nowait("moved")
+
+    def embeds_at(self, device: str, model: str) -> int:
+        return sum(place[:2] == (device, model) for place in self._embeds.values())
+
+    def send_embeds_on(self, device: str, model: str) -> None:
+        """Have texts that wait there embedded elsewhere."""
+        for id, (place, name, answer) in list(self._embeds.items()):
+            if (place, name) == (device, model):
+                self._send(device, Abort(id))
+                _fail(answer, WorkerLost(f"{model} was moved"))
+
     # --- looking inside -------------------------------------------------------------------------
     async def stats(self) -> list[DeviceStats]:
+        """Every worker's state, with rates and pressures over the placement's window."""
         found = await asyncio.gather(*(s.stats() for s in self.supervisors.values()))
-        return [stats for stats in found if stats is not None]
+        states = [stats for stats in found if stats is not None]
+        self.pressure.take(states, {n: s.settings for n, s in self.supervisors.items()})
+        return states
 
     async def schedule(self, most: int) -> list[ScheduleReport]:
         """Every model's latest admissions and the first ``most`` of its queue, with reasons, from

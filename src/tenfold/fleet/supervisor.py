@@ -232,6 +232,14 @@ class Supervisor:
         if command.name in self._sent:
             self.send(command)
 
+    async def wait_up(self, seconds: float) -> None:
+        """Until the worker is up. Raises what keeps it from ever being, or TimeoutError."""
+        async with asyncio.timeout(seconds):
+            while self.up is None:
+                if error := self._stopped or self._refused:
+                    raise error
+                await self._changed.wait()
+
     async def wait_for(self, name: str, seconds: float) -> None:
         """Until the model is up. Raises Unavailable after ``seconds``, or at once where it is known
         that the model will not be up soon."""
@@ -276,6 +284,7 @@ class Supervisor:
                 log.info("worker %s is up (pid %s); %s", self.name, event.pid, *event.notes)
                 if self._shares:  # a fresh worker has none
                     self.send(SetShares(self._shares))
+                self._tell()
             case WorkerRefused(_, code, message):
                 self._refuse(from_code(code, message))
             case ModelUp(facts):

@@ -21,8 +21,9 @@ from tenfold.models.checkpoint import open_checkpoint
 from tenfold.models.decoder import Decoder
 from tenfold.models.encoder import Encoder
 from tenfold.models.packed_store import Image, PackedStore, fingerprint, read_image
-from tenfold.models.packing import WeightPlan, Weights, pack_model, plan_weights
+from tenfold.models.packing import Weights, pack_model
 from tenfold.models.spec import EncoderSpec, ModelSpec
+from tenfold.models.weight_plan import WeightPlan, plan_weights
 
 
 @dataclass(slots=True)

@@ -24,8 +24,8 @@ from typing import BinaryIO
 from torch import Tensor
 
 from tenfold.core.errors import ModelFileError
-from tenfold.models.packing import WeightPlan
 from tenfold.models.spec import EncoderSpec, ModelSpec, spec_from_dict, spec_to_dict
+from tenfold.models.weight_plan import WeightPlan
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,422 @@
+"""One worker for each model, and moving models between workers while they serve.
+
+What should be where is decided by ``scheduling.placement``; here it is carried out. A move loads
+the model at its target first, while the source serves on. Then new requests go to the target,
+those that wait at the source are sent there, and those that run may end where they are, for a time.
+What still runs then is computed again at the target from its prompt and its answer so far: keys and
+values do not travel between processes. Knows no tokens and no HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Coroutine, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from tenfold.core.clock import Clock
+from tenfold.core.errors import InvalidRequest, TenfoldError
+from tenfold.core.messages import Decision, DeviceStats, Event, LoadModel, ModelMoved, ModelUp
+from tenfold.core.settings import PlacementSettings
+from tenfold.core.types import ModelFacts
+from tenfold.fleet.calls import Call
+from tenfold.fleet.pressure import Pressure, tpot_of
+from tenfold.fleet.served import ModelSource, ServedModel
+from tenfold.fleet.supervisor import Supervisor
+from tenfold.scheduling.placement.base import PlaceDevice, PlacedModel, highest
+from tenfold.scheduling.placement.placer import Placer
+
+log = logging.getLogger("tenfold.fleet")
+
+FINISH_SECONDS = 10.0
+"""So long may what runs at the source of a move go on there."""
+
+UP_SECONDS = 120.0
+"""So long is waited at the start for workers whose memory nobody has said."""
+
+LEAST_TOKENS, LEAST_PAGES = 256, 2
+"""Keys and values, or pages, that a model must have room for to run, where it names no floor."""
+
+MOST_DECISIONS = 1000
+
+SLEEPLESS = ("static", "quota")
+"""Memory modes in which no model sleeps: what has no room is not served."""
+
+
+class House(Protocol):
+    """The service, as far as moving models needs it."""
+
+    supervisors: dict[str, Supervisor]
+
+    def entries(self) -> Iterable[ServedModel]: ...
+    def calls_at(self, device: str, model: str) -> list[Call]: ...
+    def send_on(self, call: Call) -> None:
+        """Take a call from its worker and have it sent to one that holds the model now; an answer
+        that has begun goes on where it was."""
+        ...
+
+    def embeds_at(self, device: str, model: str) -> int: ...
+    def send_embeds_on(self, device: str, model: str) -> None: ...
+    async def stats(self) -> list[DeviceStats]: ...
+
+
+class Placements:
+    """The controller of one service. All methods belong to its event loop."""
+
+    def __init__(
+        self,
+        settings: PlacementSettings,
+        house: House,
+        pressure: Pressure,
+        clock: Clock,
+        finish_seconds: float = FINISH_SECONDS,
+    ) -> None:
+        """Raises ConfigError for an unknown policy."""
+        self.settings = settings
+        self.placer = Placer(settings, clock)
+        self.decisions: deque[Decision] = deque(maxlen=MOST_DECISIONS)
+        self.migrations = 0
+        self.activations = 0
+        """Of sleeping models, elsewhere than where they slept."""
+        self._house = house
+        self._pressure = pressure
+        self._clock = clock
+        self._finish_seconds = finish_seconds
+        self._homes: dict[str, str] = {}
+        self._facts: dict[str, ModelFacts] = {}
+        self._asleep: set[tuple[str, str]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._looking: asyncio.Task[None] | None = None
+        self._ended = asyncio.Event()
+
+    # --- life -----------------------------------------------------------------------------------
+    def start(self) -> None:
+        """Look from now on every ``period`` seconds."""
+        self._looking = asyncio.create_task(self._look_on())
+
+    async def stop(self) -> None:
+        tasks = [*self._tasks, *([self._looking] if self._looking else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _look_on(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.period)
+            try:
+                await self.look()
+            except Exception:
+                log.exception("looking at the placement failed; it is tried again")
+
+    def _spawn(self, what: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.create_task(what)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- homes ----------------------------------------------------------------------------------
+    async def settle(self, sources: list[ModelSource]) -> None:
+        """Choose where models go before they are loaded, from their files' headers."""
+        await self._await_memory()
+        for source in sources:
+            with contextlib.suppress(TenfoldError):  # its load will say what is wrong with it
+                self._facts[source.name] = await asyncio.to_thread(self._read, source)
+        known = [source for source in sources if source.name in self._facts]
+        here = [self._view(entry.source) for entry in self._awake()]
+        current = self._current() | {s.name: (s.device,) for s in known if s.device is not None}
+        views = [*here, *(self._view(source) for source in known)]
+        homes = self.placer.homes(views, self._devices(), current)
+        for source in known:
+            if source.name in homes.placement:
+                self._homes[source.name] = homes.placement[source.name][0]
+                if source.name in homes.asleep and not self._sleepless(source):
+                    source.options.asleep = True
+                    said = "there is no room beside the others; it sleeps until it is asked for"
+                    self._say(source.name, f"placed on {self._homes[source.name]}: {said}")
+
+    async def _await_memory(self) -> None:
+        unknown = [s for s in self._house.supervisors.values() if not self._capacity(s)]
+        waiting = [asyncio.ensure_future(s.wait_up(UP_SECONDS)) for s in unknown]
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+    def _read(self, source: ModelSource) -> ModelFacts:
+        from tenfold.models.sizes import facts_on
+
+        device = next(iter(self._house.supervisors.values())).settings
+        return facts_on(Path(source.path), source.name, device, source.options.kv_dtype)
+
+    def _sleepless(self, source: ModelSource) -> bool:
+        home = self._house.supervisors[self._homes[source.name]]
+        return home.settings.residency.mode in SLEEPLESS
+
+    def home(self, source: ModelSource) -> Supervisor:
+        """Where a model belongs that is not loaded yet."""
+        supervisors = self._house.supervisors
+        name = source.device or self._homes.get(source.name)
+        if name is None:  # nothing is known of it: where the most memory is
+            return max(supervisors.values(), key=self._capacity)
+        if name not in supervisors:
+            raise InvalidRequest(
+                f"no device {name!r}; there are {', '.join(supervisors)}", param="device"
+            )
+        return supervisors[name]
+
+    def forget(self, model: str) -> None:
+        """The model is served no more."""
+        self._homes.pop(model, None)
+        self._facts.pop(model, None)
+        self._pressure.rates.forget(model)
+        self._asleep = {(device, name) for device, name in self._asleep if name != model}
+
+    # --- what is where --------------------------------------------------------------------------
+    def heard(self, device: str, event: Event) -> None:
+        """What a worker said of its models."""
+        match event:
+            case ModelUp(facts):
+                self._pressure.rates.begin(facts.name, device)
+                command = self._house.supervisors[device].wanted.get(facts.name)
+                self._note(device, facts.name, command is not None and command.options.asleep)
+            case ModelMoved(name, state):
+                self._note(device, name, state in ("host", "cold"))
+
+    def _note(self, device: str, model: str, asleep: bool) -> None:
+        if asleep:
+            self._asleep.add((device, model))
+        else:
+            self._asleep.discard((device, model))
+
+    def _awake(self) -> list[ServedModel]:
+        """Models that take memory for their weights now, wherever they are."""
+        return [
+            entry
+            for entry in self._house.entries()
+            if entry.facts is not None
+            and entry.state == "ready"
+            and (entry.places[0].name, entry.name) not in self._asleep
+        ]
+
+    def _current(self) -> dict[str, tuple[str, ...]]:
+        """Each model's device; in a move, that to which it goes."""
+        return {entry.name: (entry.places[-1].name,) for entry in self._house.entries()}
+
+    def _view(self, source: ModelSource, fixed: bool = False) -> PlacedModel:
+        device = next(iter(self._house.supervisors.values())).settings
+        facts = self._known(source.name)
+        page = device.page_bytes
+        least = LEAST_TOKENS * facts.kv_bytes_per_token if facts else 0
+        return PlacedModel(
+            source.name,
+            -(-facts.weight_bytes // page) * page if facts else 0,
+            self._pressure.rates.rate(source.name, self._clock.now()),
+            facts.kv_bytes_per_token if facts else 0,
+            tpot_of(source, device),
+            least_bytes=source.options.floor_bytes or max(LEAST_PAGES * page, least),
+            fixed=fixed or source.device is not None,
+        )
+
+    def _known(self, model: str) -> ModelFacts | None:
+        entry = next((e for e in self._house.entries() if e.name == model), None)
+        return entry.facts if entry is not None and entry.facts else self._facts.get(model)
+
+    def _devices(self, but: str = "") -> list[PlaceDevice]:
+        return [
+            PlaceDevice(supervisor.name, self._capacity(supervisor))
+            for supervisor in self._house.supervisors.values()
+            if not supervisor.draining and supervisor.name != but and self._capacity(supervisor)
+        ]
+
+    @staticmethod
+    def _capacity(supervisor: Supervisor) -> int:
+        whole = supervisor.up.capacity_bytes if supervisor.up else supervisor.settings.memory_bytes
+        stats = supervisor.last_stats
+        return max(0, whole - (stats.scratch_pages * stats.page_bytes if stats else 0))
+
+    def _up(self) -> list[PlaceDevice]:
+        up = {name for name, s in self._house.supervisors.items() if s.up is not None}
+        return [device for device in self._devices() if device.name in up]
+
+    # --- looking --------------------------------------------------------------------------------
+    async def look(self) -> None:
+        """One look: read what is asked of whom, and move what pays."""
+        for state in await self._house.stats():
+            for model in state.models:
+                self._note(state.device, model.name, model.residency in ("host", "cold"))
+        awake = self._awake()
+        models = [self._view(entry.source, entry.moving) for entry in awake]
+        current = self._current()
+        plan = self.placer.look(models, self._up(), current)
+        entries = {entry.name: entry for entry in awake}
+        todo = [move for move in plan.moves if move.model in entries]
+        worst = f"highest pressure {highest(plan.before):.3g} -> {highest(plan.after):.3g}"
+        while todo:
+            fits = next((m for m in todo if self._has_room(entries[m.model], m.target)), None)
+            if fits is None:
+                for move in todo:
+                    self.placer.moved(move.model)
+                    self._say(move.model, f"not moved to {move.target}: no room to load it there")
+                return
+            todo.remove(fits)
+            why = fits.why if fits.source else f"{worst}: its worker is away"
+            await self.migrate(entries[fits.model], self._house.supervisors[fits.target], why)
+
+    def _has_room(self, entry: ServedModel, target: str) -> bool:
+        """Whether its weights fit there beside those that are there now."""
+        there = [e for e in self._awake() if target in (p.name for p in e.places)]
+        taken = sum(self._view(e.source).weight_bytes for e in there if e is not entry)
+        room = self._capacity(self._house.supervisors[target])
+        view = self._view(entry.source)
+        return taken + view.weight_bytes + view.least_bytes <= room
+
+    def asked(self, entry: ServedModel) -> None:
+        """A request for the model is about to be sent. One that sleeps where others press wakes
+        where none do."""
+        home = entry.places[0]
+        if entry.moving or (home.name, entry.name) not in self._asleep:
+            return
+        awake = [self._view(e.source) for e in self._awake()]
+        view = self._view(entry.source)
+        best = self.placer.activate(view, awake, self._up(), self._current())
+        if best is None or best == home.name:
+            return
+        self.activations += 1
+        why = f"asked for while it slept on {home.name}, which is pressed more"
+        entry.moving, entry.places = True, [self._house.supervisors[best]]
+        self._spawn(self._wake_at(entry, home, self._house.supervisors[best], why))
+
+    async def _wake_at(
+        self, entry: ServedModel, home: Supervisor, target: Supervisor, why: str
+    ) -> None:
+        began = self._clock.now()
+        try:
+            await target.load(_awake_command(entry))
+        except TenfoldError as error:
+            if entry.places == [target]:
+                entry.places = [home]
+            self._say(entry.name, f"not woken on {target.name}: {error.message}", began)
+        else:
+            self._homes[entry.name] = target.name
+            self._say(entry.name, f"{home.name} -> {target.name}: {why}", began)
+            if entry in self._house.entries():
+                home.unload(entry.name)
+        finally:
+            entry.moving = False
+            self.placer.moved(entry.name)
+
+    def lost(self, device: str) -> None:
+        """A worker died: its models are loaded where they fit. It is started again with all of
+        them, and serves them until then; those that fit nowhere else stay its own."""
+        why = f"the worker of {device} died"
+        for entry in self._at(device):
+            if self._sleeps(entry):
+                continue  # it loses nothing, and is there again soon
+            if (target := self._elsewhere(entry)) is not None:
+                self._spawn(self.migrate(entry, target, why))
+            else:
+                self._say(entry.name, f"stays on {device}, {why}: no other device has room")
+
+    def drained(self, device: str) -> None:
+        """A worker is to get nothing new: its models go where they fit."""
+        for entry in self._at(device):
+            if (target := self._elsewhere(entry)) is not None:
+                entry.leaving = True  # the source serves on until the target is ready
+                self._spawn(self.migrate(entry, target, f"{device} is being drained"))
+            else:
+                self._say(entry.name, f"stays on {device}, which is drained: no room elsewhere")
+
+    def _at(self, device: str) -> list[ServedModel]:
+        """Models of a device that may move, the most wanted first."""
+        found = [
+            entry
+            for entry in self._house.entries()
+            if entry.places[0].name == device
+            and not entry.moving
+            and entry.source.device is None
+            and entry.state == "ready"
+        ]
+        return sorted(found, key=lambda entry: -self._view(entry.source).demand)
+
+    def _sleeps(self, entry: ServedModel) -> bool:
+        """Whether it sleeps, and nobody wants it to wake."""
+        home = entry.places[0].name
+        return (home, entry.name) in self._asleep and not self._house.calls_at(home, entry.name)
+
+    def _elsewhere(self, entry: ServedModel) -> Supervisor | None:
+        """Another worker that is up and has room, of the lowest pressure; one that sleeps takes no
+        room now."""
+        home, view = entry.places[0].name, self._view(entry.source)
+        devices = [device for device in self._up() if device.name != home]
+        awake = [] if self._sleeps(entry) else [e for e in self._awake() if e is not entry]
+        views = [self._view(one.source) for one in awake]
+        best = self.placer.activate(view, views, devices, self._current())
+        if best is None:
+            return None
+        entry.places = [entry.places[0], self._house.supervisors[best]]  # room that is now taken
+        return self._house.supervisors[best]
+
+    # --- moving ---------------------------------------------------------------------------------
+    async def migrate(self, entry: ServedModel, target: Supervisor, why: str) -> bool:
+        """Bring a model to another worker while it serves. Returns when new requests go there; what
+        runs at the source ends behind that. False: it stays where it is, and the log says why."""
+        source = entry.places[0]
+        if entry.moving or source is target:
+            return False
+        began, name = self._clock.now(), entry.name
+        entry.moving, entry.places = True, [source, target]
+        command = _awake_command(entry)
+        command.options.asleep = self._sleeps(entry)
+        try:
+            await target.load(command)
+        except TenfoldError as error:
+            self._say(
+                name, f"not moved from {source.name} to {target.name}: {error.message}", began
+            )
+            entry.moving = entry.leaving = False
+            if entry.places == [source, target]:
+                entry.places = [source]
+            self.placer.moved(name)
+            return False
+        self.migrations += 1
+        entry.places, self._homes[name] = [target], target.name
+        self._say(name, f"{source.name} -> {target.name}: {why}", began)
+        self.placer.moved(name)
+        self._spawn(self._vacate(entry, source))
+        return True
+
+    async def _vacate(self, entry: ServedModel, source: Supervisor) -> None:
+        """Empty the source of a move, then unload the model there."""
+        house, device, name = self._house, source.name, entry.name
+        for call in house.calls_at(device, name):
+            if not call.ran:
+                house.send_on(call)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._finish_seconds):
+                while house.calls_at(device, name) or house.embeds_at(device, name):
+                    await self._ended.wait()
+        for call in house.calls_at(device, name):
+            house.send_on(call)
+        house.send_embeds_on(device, name)
+        entry.moving = entry.leaving = False
+        if entry in house.entries() and source not in entry.places:
+            source.unload(name)
+
+    def call_ended(self) -> None:
+        """A request is over, wherever it was."""
+        self._ended.set()
+        self._ended = asyncio.Event()
+
+    def _say(self, model: str, why: str, began: float | None = None) -> None:
+        now = self._clock.now()
+        facts = self._known(model)
+        page = next(iter(self._house.supervisors.values())).settings.page_bytes
+        pages = -(-facts.weight_bytes // page) if facts and began is not None else 0
+        seconds = now - began if began is not None else 0.0
+        self.decisions.append(Decision(now, "migrate", model, why, pages, seconds))
+        log.info("%s: %s", model, why)
+
+
+def _awake_command(entry: ServedModel) -> LoadModel:
+    source = entry.source
+    return LoadModel(source.name, source.path, replace(source.options, asleep=False))

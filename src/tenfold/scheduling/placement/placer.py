@@ -1,0 +1,140 @@
+"""Placement over time: when to look, what pays, and what must rest after it moved.
+
+One object for a fleet, driven by a server or by a simulation, each with its own clock. Knows no
+worker and no request: models and devices come as values, and what it decides is carried out, and
+reported back, by others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import inf
+
+from tenfold.core.clock import Clock
+from tenfold.core.settings import PlacementSettings
+from tenfold.scheduling.placement.base import (
+    Board,
+    PlaceDevice,
+    PlacedModel,
+    Placement,
+    PlacementPlan,
+    board_of,
+    highest,
+    parts_of,
+)
+from tenfold.scheduling.placement.registry import placement_policies
+from tenfold.scheduling.placement.static import spread
+from tenfold.scheduling.placement.threshold import Threshold
+
+FIRST_RATE = 1.0
+"""Tokens a second that every model is taken to get before anybody has asked it anything: without
+demand all pressures are equal, and the published listing would fill the first device."""
+
+
+@dataclass(slots=True, frozen=True)
+class Homes:
+    """Where models belong, and which of them have no room there beside the others: they sleep, and
+    wake when others do. ``hopeless``: why, for each model that no device could ever hold."""
+
+    placement: Placement
+    asleep: frozenset[str]
+    hopeless: dict[str, str]
+
+
+class Placer:
+    """Any policy but "replicate", which places nothing. Raises ConfigError for an unknown one."""
+
+    def __init__(self, settings: PlacementSettings, clock: Clock) -> None:
+        self.settings = settings
+        self.policy = placement_policies.get(settings.policy)(settings)
+        self.threshold = Threshold(settings.threshold)
+        self._clock = clock
+        self._moved: dict[str, float] = {}
+
+    def homes(
+        self,
+        models: Sequence[PlacedModel],
+        devices: Sequence[PlaceDevice],
+        current: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> Homes:
+        """A home for every model before it runs, the most wanted first where not all fit. What has
+        one in ``current`` keeps it."""
+        asked = any(model.token_rate for model in models)
+        models = [m if asked else replace(m, token_rate=FIRST_RATE) for m in models]
+        current = current or {}
+        models = [replace(m, fixed=m.fixed or m.name in current) for m in models]
+        plan = self.policy.place(models, devices, current)
+        board = Board(devices)
+        placement, hopeless = dict(plan.placement), {}
+        for model in models:
+            for index, device in enumerate(placement.get(model.name, ())):
+                board.put(parts_of([model], devices, {})[index], device)
+        for model in sorted(models, key=lambda m: -m.weight_bytes):
+            if model.name not in plan.unplaced:
+                continue
+            alone = Board(devices)
+            if spread(alone, parts_of([model], devices, {})):
+                hopeless[model.name] = plan.unplaced[model.name]
+                continue
+            parts = parts_of([model], devices, {})
+            for part in parts:  # where the least is, for its size: it waits there for its turn
+                open_to = [d for d in alone.capacity if _could(devices, part.weight, d)]
+                open_to = [d for d in open_to if not board.sibling(part, d)]
+                board.put(part, min(open_to, key=lambda d: board.weight[d] / board.capacity[d]))
+            placement[model.name] = tuple(board.at[part] for part in parts)
+        asleep = frozenset(plan.unplaced.keys() - hopeless.keys())
+        return Homes(placement, asleep, hopeless)
+
+    def look(
+        self,
+        models: Sequence[PlacedModel],
+        devices: Sequence[PlaceDevice],
+        current: Mapping[str, tuple[str, ...]],
+    ) -> PlacementPlan:
+        """What should move now. Call it every ``period`` seconds, with the models that are awake
+        or asked for; tell ``moved`` of each that did."""
+        now = self._clock.now()
+        resting = {name for name, at in self._moved.items() if now - at < self.settings.cooldown}
+        models = [replace(m, fixed=m.fixed or m.name in resting) for m in models]
+        board = board_of(devices, parts_of(models, devices, current))
+        worst = highest(board.pressures())
+        tau = 0.0 if worst == inf else self.threshold.value() * worst
+        plan = self.policy.place(models, devices, current, tau)
+        if any(move.source is not None for move in plan.moves):
+            self.threshold.taken()
+        elif not resting:  # with models held fast, nothing is offered
+            self.threshold.passed_over(plan.offered)
+        return plan
+
+    def moved(self, model: str) -> None:
+        """The model moved, or could not: it rests for ``cooldown`` seconds."""
+        self._moved[model] = self._clock.now()
+
+    def activate(
+        self,
+        model: PlacedModel,
+        awake: Sequence[PlacedModel],
+        devices: Sequence[PlaceDevice],
+        current: Mapping[str, tuple[str, ...]],
+    ) -> str | None:
+        """Where a model that sleeps or is nowhere should wake: the device of the lowest pressure
+        that has room beside what is ``awake`` there; its home where that is not worse by more than
+        the threshold. None: no device has room, and memory must be made where it belongs. For
+        models of one part."""
+        board = board_of(devices, parts_of(awake, devices, current))
+        part = parts_of([model], devices, current)[0]
+        open_to = [device for device in board.capacity if board.fits(part, device)]
+        if not open_to or model.fixed:
+            return None
+        best = min(open_to, key=lambda d: (board.pressure(d), board.weight[d]))
+        home = part.home
+        if home in open_to and home is not None:
+            gain = board.pressure(home) - board.pressure(best)
+            if gain <= self.threshold.value() * board.pressure(home):
+                return home
+        return best
+
+
+def _could(devices: Sequence[PlaceDevice], weight: float, name: str) -> bool:
+    return any(device.name == name and weight < device.capacity for device in devices)
