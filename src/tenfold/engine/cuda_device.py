@@ -20,11 +20,13 @@ from tenfold.core.settings import DeviceSettings
 from tenfold.core.types import EngineRequest, KVDtype, ModelFacts
 from tenfold.engine.batcher import Neighbours
 from tenfold.engine.cuda_runner import CudaRunner, GraphLimits
+from tenfold.engine.cuda_weights import PinnedWeights
 from tenfold.engine.device import Device
 from tenfold.engine.instance import Instance
 from tenfold.engine.runner import TorchRunner
 from tenfold.engine.sampler_state import SamplerState, TokenMatcher
 from tenfold.engine.sampling import Sampler
+from tenfold.engine.weights import ModelWeights
 from tenfold.kernels.base import Kernels
 from tenfold.kernels.cuda_graphs import Graphs
 from tenfold.kernels.cuda_staging import CopyEngine, CudaCopies, Uploads
@@ -33,6 +35,7 @@ from tenfold.kvcache.cache import KVCache
 from tenfold.memory.backends import open_backend
 from tenfold.memory.base import PageBackend
 from tenfold.models.decoder import Decoder
+from tenfold.models.loading import LoadedModel
 
 SHARE = 0.8
 """Of the free memory: the pool's, where no size is given. Activations and graphs get the rest."""
@@ -119,6 +122,11 @@ class CudaDevice(Device):
             return super().load(command, clock, neighbours, make_room)
         finally:
             self.uploads.finish()
+
+    def _weights(self, name: str, loaded: LoadedModel) -> ModelWeights:
+        space = self._ranges[name]["weights"]
+        arrived = self.uploads.finish
+        return PinnedWeights(space, loaded.refill, self.copies, self._use, arrived)
 
     def _runner(
         self,

@@ -80,6 +80,7 @@ class Reclaim(Protocol):
 class _Resident:
     """One model: its state and what its owner asked for."""
 
+    name: str
     instance: Instance
     state: ResidencyState
     since: float
@@ -102,12 +103,12 @@ class _Resident:
     sleeps: int = 0
     wake_seconds: float = 0.0
 
-    def view(self, name: str, page_bytes: int, kv_pages: int, *, queue: bool) -> ModelView:
+    def view(self, page_bytes: int, kv_pages: int, *, queue: bool) -> ModelView:
         """``queue``: whether to look through what waits."""
         instance, options, keep = self.instance, self.options, self.keep
         running = instance.running
         return ModelView(
-            name,
+            self.name,
             self.state,
             instance.weights.pages,
             kv_pages,
@@ -163,7 +164,7 @@ class Residents:
     def join(self, name: str, instance: Instance, options: ModelOptions) -> str:
         """A model that was loaded, and is awake. Returns why it cannot stay, or nothing."""
         now = self._clock.now()
-        one = _Resident(instance, "resident", now, now, replace(options))
+        one = _Resident(name, instance, "resident", now, now, replace(options))
         if options.kv_limit_bytes is not None:
             one.limit_pages = options.kv_limit_bytes // self._page_bytes
         self._models[name] = one
@@ -334,7 +335,7 @@ class Residents:
         pages = self._memory.budget()
         asleep = any(o.state != "resident" and o.instance.waiting for o in self._models.values())
         models = {
-            name: one.view(name, self._page_bytes, self._kv_pages(name), queue=asleep)
+            name: one.view(self._page_bytes, self._kv_pages(name), queue=asleep)
             for name, one in self._models.items()
             if one.gone is None
         }
@@ -381,6 +382,7 @@ class Residents:
         seconds = one.since - began
         self._log("sleep", name, why, pages, seconds)
         self._emit(ModelMoved(name, one.state, seconds, why))
+        self._trim_host()
 
     def _wake(self, name: str, why: str) -> None:
         one = self._models[name]
@@ -474,6 +476,21 @@ class Residents:
         instance = one.instance
         free = not (instance.running or instance.waiting or one.options.pinned or one.asked)
         return free and one.state == "resident"
+
+    def _trim_host(self) -> None:
+        """Of the models asleep, those used longest ago leave the host's memory, where it is
+        bounded."""
+        most = self.settings.host_bytes
+        asleep = [one for one in self._models.values() if one.state == "host"]
+        held = sum(one.instance.weights.pages for one in asleep) * self._page_bytes
+        for one in sorted(asleep, key=lambda one: one.last_used) if most else ():
+            if held <= most:
+                return
+            held -= one.instance.weights.pages * self._page_bytes
+            one.instance.weights.leave_host()
+            one.state, one.since = "cold", self._clock.now()
+            self._log("cold", one.name, f"residency.host_bytes is {most}")
+            self._emit(ModelMoved(one.name, "cold", why="the host's memory for weights is full"))
 
     # --- shrinking ------------------------------------------------------------------------------
     def _shrink(self, name: str, now: float) -> None:
