@@ -281,6 +281,10 @@ class KVCache:
             sequences=len(self._open),
         )
 
+    def live_bytes(self) -> int:
+        """What blocks that somebody holds take; the mapped pages around them take more."""
+        return sum(ledger.used * ledger.block_bytes for ledger in self.ledgers)
+
     def check_integrity(self) -> list[str]:
         """Everything that contradicts itself, in words; empty when all is well. O(blocks)."""
         return problems_of(self.tree, self.ledgers, list(self._open))
