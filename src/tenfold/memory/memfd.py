@@ -16,6 +16,7 @@ import os
 import weakref
 from array import array
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from tenfold.core.errors import Conflict, OutOfMemory
 from tenfold.memory.base import Census, Reservation
@@ -31,7 +32,6 @@ from tenfold.memory.linux import (
     Kernel,
 )
 from tenfold.memory.ranges import Run, runs
-
 
 _NOTHING, _ZEROS, _MEMORY = 0, 1, 2
 """What an attached page lacks: nothing, zeros over another's bytes, or any memory at all."""
@@ -52,7 +52,7 @@ class FileArena(Arena):
     def mappings(self, low: int, high: int) -> int:
         """Edges between two mappings at the starts of pages low + 1 .. high - 1."""
         seen = self.frames[low:high]
-        return sum(a + (a >= 0) != b for a, b in zip(seen, seen[1:], strict=False))
+        return sum(a + (a >= 0) != b for a, b in pairwise(seen))
 
 
 class MemfdBackend(CpuBackend[FileArena]):

@@ -84,8 +84,8 @@ class PagePool:
         """Address space of ``nbytes``, rounded up to pages; nothing is mapped.
 
         ``grows``: its pages come and go one by one, so it keeps some that were given back and finds
-        some prepared. Raises Conflict when this owner has a range of that name, OutOfMemory when the system has no
-        address space left."""
+        some prepared. Raises Conflict when this owner has a range of that name, OutOfMemory when
+        the system has no address space left."""
         if nbytes < 1:
             raise ConfigError(f"range {owner}/{name} of {nbytes} bytes; it needs at least one")
         with self._lock:

@@ -140,7 +140,9 @@ class Reserve:
         else:
             self._add(coming.vrange, coming.page, written=False)
 
-    def finish(self, vrange: VirtualRange | None = None, pages: Sequence[int] | None = None) -> None:
+    def finish(
+        self, vrange: VirtualRange | None = None, pages: Sequence[int] | None = None
+    ) -> None:
         """Wait for what is being populated: everything, a range's, or these pages of a range."""
         for coming in list(self._coming):
             if vrange in (None, coming.vrange) and (pages is None or coming.page in pages):
