@@ -39,6 +39,7 @@ class CacheMachine(RuleBasedStateMachine):
         capacity=st.integers(6, 40),
         collide=st.booleans(),
         prefix_cache=st.sampled_from([True, True, True, False]),
+        page_bytes=st.sampled_from([7, 20, 64]),
     )
     def start(
         self,
@@ -48,6 +49,7 @@ class CacheMachine(RuleBasedStateMachine):
         capacity: int,
         collide: bool,
         prefix_cache: bool,
+        page_bytes: int,
     ) -> None:
         groups = [KVGroup("global", (0,), 1, 1, dtype="f16")]
         if window is not None:
@@ -60,7 +62,7 @@ class CacheMachine(RuleBasedStateMachine):
             groups,
             [FakePages(self.budget) for _ in groups],
             block_tokens=size,
-            page_bytes=7,
+            page_bytes=page_bytes,
             capacity_blocks=[capacity for _ in groups],
             prefix_cache=prefix_cache,
         )
@@ -191,12 +193,29 @@ class CacheMachine(RuleBasedStateMachine):
         self.cache.close(run.kv)
         self.running.remove(run)
 
+    def idle_pages(self) -> int:
+        """Pages in which blocks lie, none of them an open sequence's."""
+        found = 0
+        for group, ledger in enumerate(self.cache.ledgers):
+            tables = [self.cache.table(run.kv, group).tolist() for run in self.running]
+            used = {block for table in tables for block in table}
+            live = {block for block in range(ledger.blocks) if ledger.is_live(block)}
+            pages = [
+                {p for b in blocks for p in ledger.pages_of(b)} for blocks in (live, used - {-1})
+            ]
+            found += len(pages[0] - pages[1])
+        return found
+
     @rule(pages=st.integers(0, 5))
     def evict_pages(self, pages: int) -> None:
-        before = self.cache.stats().mapped_pages
+        before, idle = self.cache.stats(), self.idle_pages()
+        assert self.cache.idle_pages() == idle
         given = self.cache.evict_pages(pages)
-        assert before - self.cache.stats().mapped_pages == given
-        assert given >= pages or self.cache.stats().cached == 0
+        assert before.mapped_pages - self.cache.stats().mapped_pages == given
+        assert min(pages, idle) <= given <= idle
+        assert self.idle_pages() == idle - given
+        if not idle or not pages:
+            assert self.cache.stats() == before  # nothing is lost in vain
 
     @rule()
     def evict_all(self) -> None:

@@ -27,8 +27,10 @@ def test_memory_comes_and_goes_by_the_systems_count(backend, page_bytes):
     assert backend.census([space]) == (3 * page_bytes, [3 * page_bytes])
     backend.unmap(space, 3, 1)
     assert backend.resident_bytes(space) == 2 * page_bytes
+    assert backend.total_resident_bytes() == (2 + backend.spare_pages) * page_bytes
     backend.release(space)
-    assert backend.total_resident_bytes() == 0
+    backend.trim(0)
+    assert backend.total_resident_bytes() == backend.spare_pages == 0
 
 
 def test_reading_unmapped_pages_gives_zeros_and_costs_nothing(backend, page_bytes):
@@ -39,6 +41,7 @@ def test_reading_unmapped_pages_gives_zeros_and_costs_nothing(backend, page_byte
     seen.fill_(7)
     backend.unmap(space, 1, 4)
     assert int(seen.count_nonzero()) == 2 * page_bytes // 4096
+    backend.trim(0)
     assert backend.census([space]) == (2 * page_bytes, [2 * page_bytes])
     backend.map(space, 0 + 1, 4)  # over the zero page that the read put there
     assert backend.resident_bytes(space) == 6 * page_bytes
@@ -114,7 +117,38 @@ def test_a_view_may_be_read_after_its_range_is_gone(backend):
     del space  # now only the view holds the addresses
     gc.collect()
     assert not seen.any()
+    backend.trim(0)
     assert backend.total_resident_bytes() == 0
+
+
+def test_memory_of_one_reservation_comes_up_in_another_and_reads_zero(page_bytes):
+    backend = open_backend("memfd", page_bytes)
+    one, two = backend.reserve(6), backend.reserve(6)
+    backend.map(one, 0, 4)
+    every_page(backend, one)[: 4 * page_bytes // 4096].fill_(9)
+    backend.unmap(one, 1, 2)
+    assert (backend.spare_pages, backend.total_resident_bytes()) == (2, 4 * page_bytes)
+    backend.map(two, 2, 3)  # the two spare ones and a new one
+    assert backend.census([one, two]) == (5 * page_bytes, [2 * page_bytes, 3 * page_bytes])
+    assert not every_page(backend, two).any()
+    every_page(backend, two)[2 * page_bytes // 4096 :][: 3 * page_bytes // 4096].fill_(5)
+    backend.map(one, 1, 2)  # their own frames are two's now
+    assert int((every_page(backend, one) == 9).sum()) == 2 * page_bytes // 4096
+    assert not (every_page(backend, one) == 5).any()
+    backend.unmap(two, 2, 3)
+    backend.trim(1)
+    assert backend.census([one, two]) == (5 * page_bytes, [4 * page_bytes, 0])
+    backend.close()
+
+
+def test_attached_pages_are_no_memory_until_they_are_populated(backend, page_bytes):
+    space = backend.reserve(4)
+    backend.attach(space, 1, 2)
+    assert backend.total_resident_bytes() == 0
+    backend.unmap(space, 1, 1)
+    backend.populate(space, 2, 1)
+    assert backend.census([space]) == (page_bytes, [page_bytes])
+    assert not every_page(backend, space).any()
 
 
 def test_address_space_goes_with_the_last_view(name):
@@ -269,8 +303,8 @@ def test_the_count_of_mappings_is_the_systems(page_bytes):
         page = pick.randrange(40)
         (backend.unmap if page in mapped else backend.map)(space, page, 1)
         mapped ^= {page}
-    changes = sum((page in mapped) != (page + 1 in mapped) for page in range(39))
-    assert backend.guard.own == 3 + changes  # guard, arena, guard; neighbours merge
+    # Guard, arena, guard. Neighbours in the file merge.
+    assert backend.guard.own == 3 + space.mappings(0, 40)
     assert abs(kernel.mapping_count() - before - backend.guard.own) <= 6
     backend.map(space, *sorted(set(range(40)) - mapped)[:1], 1)
     backend.release(space)

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from tenfold.core.errors import ConfigError, Conflict, OutOfMemory
+from tenfold.core.messages import Spread
 from tenfold.kvcache.base import PageSource
 from tenfold.memory.backends import open_backend
 from tenfold.memory.linux import Kernel
 from tenfold.memory.pool import PagePool
-from tenfold.memory.ranges import Run, runs
+from tenfold.memory.ranges import COMING, MAPPED, Run, runs
+from tenfold.memory.timing import PageTimes
 
 SMALL = 64 << 10  # as make_pool's pages
 
@@ -95,19 +97,155 @@ def test_reserved_pages_stay_in_memory_and_read_zero_when_handed_out_again(make_
 
 
 def test_pages_prepared_ahead_are_there_when_asked_for(make_pool, monkeypatch):
-    pool = make_pool(8)
+    pool = make_pool(12)
     one, two = pool.create("a", "kv", 8 * SMALL), pool.create("b", "kv", 8 * SMALL)
-    pool.set_limit("b", 1)
-    assert not pool.prepare([one, two])  # no reserve to fill
+    asleep = pool.create("c", "kv", 8 * SMALL)
+    weights = pool.create("b", "w", SMALL, grows=False)
+    assert weights.map_all()
+    pool.set_limit("b", 2)
+    assert not pool.prepare()  # no reserve to fill
     pool.reserve(4)
     one.map([0, 2])
-    assert [pool.prepare([one, two]) for _ in range(5)] == [True, True, True, True, False]
-    assert pool.stats().reserved == 4 and pool.stats().mapped == 2
-    assert one.resident_bytes() == 4 * SMALL and two.resident_bytes() == 2 * SMALL
+    assert [pool.prepare() for _ in range(5)] == [True, True, True, True, False]
+    assert pool.stats().reserved == 4 and pool.stats().mapped == 3
+    assert (one.ready_pages, two.ready_pages, asleep.ready_pages) == (3, 1, 0)
+    assert one.resident_bytes() == 5 * SMALL and two.resident_bytes() == SMALL
     with monkeypatch.context() as patch:
         patch.setattr(pool.backend, "map", None)  # not called: the lowest pages are there
+        patch.setattr(pool.backend, "zero", None)  # nor this: nobody has written there
         assert one.map([1, 3]) and two.map([0])
     assert two.map([]) and not pool.check()
+
+
+def test_pages_are_prepared_for_the_range_that_grows(make_pool):
+    pool = make_pool(40)
+    ranges = [pool.create(name, "kv", 20 * SMALL) for name in "abc"]
+    pool.reserve(8)
+    for one in ranges:
+        one.map([0])
+    while pool.prepare():
+        pass
+    assert [one.ready_pages for one in ranges] == [2, 2, 2]
+    for page in range(1, 16):
+        assert ranges[1].map([page])
+        while pool.prepare():
+            pass
+    assert ranges[1].ready_pages == 4 and pool.stats().reserved <= 8  # all it could still take
+    ranges[0].unmap([0])  # and goes to sleep: its pages are the others'
+    for page in range(1, 10):
+        assert ranges[2].map([page])
+        while pool.prepare():
+            pass
+    assert ranges[0].ready_pages <= 1 and ranges[2].ready_pages >= 3
+    assert pool.stats().reserved <= 8
+    assert pool.check() == []
+
+
+def test_pages_that_do_not_grow_are_not_kept(make_pool):
+    pool = make_pool(20, reserve_pages=4)
+    weights = pool.create("a", "w", 8 * SMALL, grows=False)
+    kv = pool.create("b", "kv", 8 * SMALL)
+    assert weights.map_all() and kv.map([0, 1, 2])
+    kv.unmap([1, 2])
+    assert weights.unmap_all() == 8 and weights.unmap_all() == 0
+    assert kv.ready_pages == 2 and weights.ready_pages == 0
+    spare = 2 if pool.backend.hands_over else 0
+    assert pool.stats().reserved == 2 + spare and pool.check() == []
+
+
+def test_a_page_on_its_way_is_waited_for_by_who_needs_it_and_by_nobody_else(make_pool):
+    pool = make_pool(8, reserve_pages=4)
+    one, two = pool.create("a", "kv", 8 * SMALL), pool.create("b", "kv", 8 * SMALL)
+    assert one.map([0])
+    real, begun, go = pool.backend.populate, threading.Event(), threading.Event()
+
+    def slowly(space, first, count):
+        if threading.current_thread() is slow:
+            begun.set()
+            assert go.wait(10)
+        real(space, first, count)
+
+    pool.backend.populate = slowly
+    slow = threading.Thread(target=pool.prepare)
+    slow.start()
+    assert begun.wait(10) and one.state[1] == COMING
+    assert pool.stats().reserved == 1  # counted once, from now on
+    assert two.map([0, 1]) and one.map([5])  # do not wait
+    mapped = threading.Thread(target=one.map, args=([1],))
+    mapped.start()
+    assert one.state[1] == COMING
+    go.set()
+    slow.join(10)
+    mapped.join(10)
+    assert one.state[1] == MAPPED and pool.stats().reserved == 0
+    assert (pool.stats().mapped, pool.check()) == (5, [])
+
+
+@pytest.mark.parametrize("act", ["close", "crash", "resize", "check", "map_all"])
+def test_whatever_happens_while_a_page_is_on_its_way(make_pool, act):
+    pool = make_pool(8, reserve_pages=4)
+    one, two = pool.create("a", "kv", 4 * SMALL), pool.create("b", "kv", 8 * SMALL)
+    assert one.map([0])
+    real, acting = pool.backend.populate, []
+
+    def and_meanwhile(space, first, count):
+        if not acting:
+            acting.append(threading.Thread(target=do))
+            acting[0].start()
+        real(space, first, count)
+
+    def do():
+        if act == "close":
+            one.close()
+        elif act == "crash":
+            pool.drop_owner("a")
+        elif act == "resize":
+            pool.resize(1)
+        elif act == "check":
+            assert pool.check() == []
+        else:
+            assert two.map(range(7))  # all that is left: the prepared page has to yield
+
+    pool.backend.populate = and_meanwhile
+    pool.prepare()
+    acting[0].join(10)
+    assert not acting[0].is_alive() and pool.check() == []
+
+
+def test_a_page_that_cannot_be_populated_is_free_again(make_pool):
+    pool = make_pool(8, reserve_pages=4)
+    one = pool.create("a", "kv", 8 * SMALL)
+    assert one.map([0])
+    real = pool.backend.populate
+
+    def no_memory(space, first, count):
+        raise OutOfMemory("the system has no memory")
+
+    pool.backend.populate = no_memory
+    assert not pool.prepare()
+    assert pool.check() == [] and pool.stats().reserved == 0
+    pool.backend.populate = real
+    assert pool.prepare() and pool.check() == []
+
+
+def test_the_time_of_moves_is_told_by_page(make_pool):
+    pool = make_pool(8)
+    one = pool.create("a", "kv", 8 * SMALL)
+    assert pool.times() == (Spread(), Spread())
+    assert one.map([0, 1, 2])
+    one.unmap([1])
+    assert (pool.times().map.count, pool.times().unmap.count) == (3, 1)
+    assert 0 < pool.times().map.p50 <= pool.times().map.p99
+
+
+def test_percentiles_are_by_page():
+    times = PageTimes(calls=3)
+    times.add(1, 9.0)  # falls out of the window
+    times.add(98, 98.0)
+    times.add(1, 3.0)
+    times.add(1, 4.0)
+    times.add(0, 7.0)  # moved nothing
+    assert times.spread() == Spread(101, 1.0, 3.0)
 
 
 def test_reserved_pages_yield_to_whoever_maps(make_pool):
@@ -149,7 +287,8 @@ def test_a_crashed_owner_leaves_nothing(make_pool):
     lost[0].unmap([1])
     pool.drop_owner("lost")
     pool.drop_owner("never seen")
-    assert (pool.stats().mapped, pool.stats().reserved) == (2, 0)
+    spare = 1 if pool.backend.hands_over else 0
+    assert (pool.stats().mapped, pool.stats().reserved) == (2, spare)
     assert list(pool.stats().owners) == ["kept"]
     assert kept.map([2, 3]) and pool.check() == []
     with pytest.raises(Conflict, match="lost/w is closed"):

@@ -1,13 +1,15 @@
 """Random lives of a pool against a plain model of it, with the kernel's count after every step.
 
 Every step ends by reading every page of every range through ordinary tensors: mapped pages hold
-what their owner wrote (zeros at first), unmapped ones never fault and cost nothing to read.
+what their owner wrote (zeros at first), unmapped ones never fault and cost nothing to read. In half
+of the lives a thread prepares pages meanwhile.
 """
 
 from __future__ import annotations
 
 import pytest
 import torch
+from fake_cuda import FakeDriver
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -21,7 +23,10 @@ from hypothesis.stateful import (
 
 from tenfold.core.errors import OutOfMemory
 from tenfold.memory.backends import open_backend
-from tenfold.memory.pool import PagePool
+from tenfold.memory.base import PageBackend
+from tenfold.memory.cuda import CudaBackend
+from tenfold.memory.pool import PagePool, VirtualRange
+from tenfold.memory.watermarks import Watermarks
 
 OWNERS = ("ada", "bob", "cyd")
 SYSTEM_PAGE = 4096
@@ -33,9 +38,10 @@ class PoolMachine(RuleBasedStateMachine):
     backend_name = "anon"
     page_bytes = 64 << 10
 
-    @initialize(capacity=st.integers(1, 20), reserve=st.integers(0, 6))
-    def start(self, capacity: int, reserve: int) -> None:
-        self.pool = PagePool(open_backend(self.backend_name, self.page_bytes), capacity, reserve)
+    @initialize(capacity=st.integers(1, 20), reserve=st.integers(0, 6), thread=st.booleans())
+    def start(self, capacity: int, reserve: int, thread: bool) -> None:
+        self.pool = PagePool(self.open_backend(), capacity, reserve)
+        self.watermarks = Watermarks(self.pool, reserve // 2, reserve) if thread else None
         self.capacity = capacity
         self.high_water = reserve
         self.limits: dict[str, int] = {}
@@ -43,6 +49,9 @@ class PoolMachine(RuleBasedStateMachine):
         self.views: dict = {}
         self.values: dict = {}
         self.stamp = 0
+
+    def open_backend(self) -> PageBackend:
+        return open_backend(self.backend_name, self.page_bytes)
 
     def mapped(self, owner: str | None = None) -> int:
         return sum(len(v) for key, v in self.values.items() if owner in (None, key[0]))
@@ -55,12 +64,31 @@ class PoolMachine(RuleBasedStateMachine):
     def create(self, owner: str, name: str, pages: int) -> None:
         if (owner, name) in self.ranges:
             return
-        vrange = self.pool.create(owner, name, pages * self.page_bytes)
+        grows = name == "kv"
+        vrange = self.pool.create(owner, name, pages * self.page_bytes, grows=grows)
         self.ranges[owner, name] = vrange
         self.values[owner, name] = {}
+        self.views[owner, name] = self.view(vrange)
+
+    def view(self, vrange: VirtualRange):
+        """What ``paint``, ``look`` and ``late_look`` go by."""
         per_page = self.page_bytes // SYSTEM_PAGE
-        whole = vrange.view((pages, per_page, SYSTEM_PAGE), torch.uint8)
-        self.views[owner, name] = whole[:, :, ::1024]
+        whole = vrange.view((vrange.pages, per_page, SYSTEM_PAGE), torch.uint8)
+        return whole[:, :, ::1024]
+
+    def paint(self, key: tuple, page: int, value: int) -> None:
+        self.views[key][page].fill_(value)
+        self.values[key][page] = value
+
+    def look(self, key: tuple) -> list[tuple[int, int]]:
+        """The lowest and the highest byte of each page."""
+        view = self.views[key]
+        low, high = view.amin(dim=(1, 2)).tolist(), view.amax(dim=(1, 2)).tolist()
+        return list(zip(low, high, strict=True))
+
+    def late_look(self, view) -> None:
+        """A reader that does not know yet that the range is gone sees zeros."""
+        assert not view.any()
 
     @precondition(lambda self: self.ranges)
     @rule(data=st.data())
@@ -85,8 +113,7 @@ class PoolMachine(RuleBasedStateMachine):
         key = self.pick(data, wanted=True)
         for page in data.draw(st.sets(st.sampled_from(sorted(self.values[key])))):
             self.stamp = self.stamp % 255 + 1
-            self.views[key][page].fill_(self.stamp)
-            self.values[key][page] = self.stamp
+            self.paint(key, page, self.stamp)
 
     @precondition(lambda self: any(self.values.values()))
     @rule(data=st.data())
@@ -120,15 +147,38 @@ class PoolMachine(RuleBasedStateMachine):
         self.pool.reserve(pages)
         self.high_water = pages
 
+    @precondition(lambda self: self.ranges)
     @rule(data=st.data())
-    def prepare(self, data) -> None:
+    def wake(self, data) -> None:
+        """Map a whole range and fill it."""
+        key = self.pick(data)
+        lacking = self.ranges[key].pages - len(self.values[key])
+        fits = not lacking or self.ranges[key].available() == lacking
+        assert self.ranges[key].map_all() is fits
+        if fits:
+            self.stamp = self.stamp % 255 + 1
+            for page in range(self.ranges[key].pages):
+                self.paint(key, page, self.stamp)
+
+    @rule(owner=st.sampled_from(OWNERS))
+    def sleep(self, owner: str) -> None:
+        for key in [key for key in self.ranges if key[0] == owner]:
+            assert self.ranges[key].unmap_all() == len(self.values[key])
+            self.values[key] = {}
+        assert self.pool.stats().mapped == self.mapped()
+
+    @rule()
+    def prepare(self) -> None:
+        if self.watermarks is not None:
+            self.watermarks.top_up()
+            return
         before = self.pool.stats()
-        prepared = self.pool.prepare(list(self.ranges.values()))
+        prepared = self.pool.prepare()
         after = self.pool.stats()
         assert after.mapped == before.mapped
-        assert after.reserved == before.reserved + prepared
-        if prepared:
-            assert after.reserved <= self.high_water
+        # A page is added, or moves from a range that had too many.
+        assert after.reserved - before.reserved in ({0, 1} if prepared else {-1, 0})
+        assert not prepared or after.reserved <= self.high_water
 
     @rule(owner=st.sampled_from(OWNERS))
     def crash(self, owner: str) -> None:
@@ -145,15 +195,15 @@ class PoolMachine(RuleBasedStateMachine):
         self.forget(key)
 
     def forget(self, key: tuple) -> None:
-        assert not self.views.pop(key).any()  # a late reader sees zeros
+        self.late_look(self.views.pop(key))
         del self.ranges[key], self.values[key]
 
     @invariant()
     def every_page_reads_as_its_owner_left_it(self) -> None:
-        for key, view in self.views.items():
-            low, high = view.amin(dim=(1, 2)).tolist(), view.amax(dim=(1, 2)).tolist()
+        for key in self.views:
+            seen = self.look(key)
             for page, value in self.values[key].items():
-                assert (low[page], high[page]) == (value, value), (key, page)
+                assert seen[page] == (value, value), (key, page)
 
     @invariant()
     def ledger_and_system_agree(self) -> None:
@@ -165,12 +215,54 @@ class PoolMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "pool"):
+            if self.watermarks is not None:
+                self.watermarks.close()
             self.pool.close()
             assert self.pool.backend.total_resident_bytes() == 0
 
 
+class CudaMachine(PoolMachine):
+    """The same lives on the strict fake of the CUDA driver, which counts every misuse."""
+
+    def open_backend(self) -> PageBackend:
+        self.driver = FakeDriver(grain=self.page_bytes, budget_pages=60)
+        return CudaBackend(self.page_bytes, driver=self.driver)
+
+    def view(self, vrange: VirtualRange):
+        return vrange
+
+    def paint(self, key: tuple, page: int, value: int) -> None:
+        self.driver.active = 77  # whichever thread called the driver last
+        address = self.ranges[key].space.address + page * self.page_bytes
+        self.driver.write(address, bytes([value]) * self.page_bytes)
+        self.values[key][page] = value
+
+    def look(self, key: tuple) -> list[tuple[int, int]]:
+        size, vrange = self.page_bytes, self.ranges[key]
+        seen = self.driver.read(vrange.space.address, vrange.pages * size)
+        pages = [seen[at : at + size] for at in range(0, len(seen), size)]
+        return [(min(page), max(page)) for page in pages]
+
+    def late_look(self, view) -> None:
+        """On a GPU the addresses are gone."""
+
+    @rule()
+    def launch(self) -> None:
+        self.driver.launch()
+
+    @invariant()
+    def the_driver_was_used_well(self) -> None:
+        assert self.driver.misuse == []
+
+    def teardown(self) -> None:
+        super().teardown()
+        if hasattr(self, "driver"):
+            assert self.driver.leaks() == [] and self.driver.misuse == []
+
+
 def live(name: str, page_bytes: int, examples: int, steps: int) -> None:
-    machine = type("Machine", (PoolMachine,), {"backend_name": name, "page_bytes": page_bytes})
+    base = CudaMachine if name == "cuda" else PoolMachine
+    machine = type("Machine", (base,), {"backend_name": name, "page_bytes": page_bytes})
     run_state_machine_as_test(
         machine,
         settings=settings(
@@ -187,6 +279,10 @@ def live(name: str, page_bytes: int, examples: int, steps: int) -> None:
 @pytest.mark.parametrize(("page_bytes", "examples"), [(64 << 10, 18), (2 << 20, 6)])
 def test_random_lives(name: str, page_bytes: int, examples: int) -> None:
     live(name, page_bytes, examples, steps=25)
+
+
+def test_random_lives_on_a_gpu_that_is_not_there() -> None:
+    live("cuda", 256, examples=12, steps=25)
 
 
 @pytest.mark.slow

@@ -39,6 +39,7 @@ from tenfold.kvcache.waiting import MatchIndex
 from tenfold.memory.backends import open_backend
 from tenfold.memory.base import PageBackend
 from tenfold.memory.pool import PagePool, VirtualRange
+from tenfold.memory.watermarks import Watermarks
 from tenfold.models.decoder import Decoder
 from tenfold.models.encoder import Encoder
 from tenfold.models.loading import LoadedModel, load_model
@@ -47,8 +48,9 @@ from tenfold.scheduling.base import PolicySetup
 from tenfold.scheduling.registry import policies
 from tenfold.scheduling.reservations import Reservations
 
-MOST_RESERVED_BYTES = 128 << 20
-"""Of pages kept ready: given back and not yet returned to the system, or prepared while idle."""
+MOST_READY = 16
+"""At most one page in so many of a device's is kept ready: given back and not yet returned to the
+system, or prepared ahead."""
 
 
 class Device:
@@ -68,8 +70,8 @@ class Device:
                 f"{settings.name} has {budget} bytes of memory, less than one page of "
                 f"{settings.page_bytes}; raise device.memory"
             )
-        reserve = min(MOST_RESERVED_BYTES // settings.page_bytes, pages // 16)
-        self.pool = PagePool(self._open_backend(), pages, reserve)
+        self.pool = PagePool(self._open_backend(), pages)
+        self.watermarks = self._watermarks(pages)
         self.accounts = Accounts(settings.schedule)
         self._prices = Prices()
         self._step_log = StepLog(settings.step_log) if settings.step_log else None
@@ -77,8 +79,14 @@ class Device:
             Reservations(self._kv_bytes) if settings.schedule.admission == "reserve" else None
         )
         self._ranges: dict[str, dict[str, VirtualRange]] = {}
+        self._caches: dict[str, KVCache] = {}
         self.scratch = PoolScratch(self.pool)
         self._lend_scratch()
+
+    def _watermarks(self, pages: int) -> Watermarks:
+        wanted, page = self.settings.residency, self.settings.page_bytes
+        high = min(wanted.high_bytes // page, pages // MOST_READY)
+        return Watermarks(self.pool, min(wanted.low_bytes // page, high // 2), high)
 
     def _lend_scratch(self) -> None:
         if isinstance(self.kernels, ScratchKernels):
@@ -130,13 +138,14 @@ class Device:
     def _free(self, name: str) -> None:
         """All pages and the limit of a model that is unloaded or failed to load."""
         self._ranges.pop(name, None)
+        self._caches.pop(name, None)
         self.accounts.close(name)
         self.pool.drop_owner(name)
         if self.scratch.leave(name):
             self._lend_scratch()  # what the kernels knew of its addresses is void
 
     def _create(self, name: str, what: str, nbytes: int) -> VirtualRange:
-        space = self.pool.create(name, what, nbytes)
+        space = self.pool.create(name, what, nbytes, grows=what.startswith("kv-"))
         self._ranges.setdefault(name, {})[what] = space
         return space
 
@@ -267,6 +276,7 @@ class Device:
             prefix_cache=settings.prefix_cache,
             page_limit=self._most_kv_pages(command),
         )
+        self._caches[command.name] = cache
         matches = MatchIndex(cache.tree)
         setup = PolicySetup(
             matches,
@@ -379,7 +389,7 @@ class Device:
         return weights, sum(counts.values())
 
     def stats(self, id: str) -> DeviceStats:
-        stats = self.pool.stats()
+        stats, times = self.pool.stats(), self.pool.times()
         return DeviceStats(
             id,
             self.name,
@@ -389,6 +399,9 @@ class Device:
             stats.reserved,
             self.pool.total_resident_bytes(),
             scratch_pages=self.scratch.pages,
+            live_kv_bytes=sum(cache.live_bytes() for cache in self._caches.values()),
+            map_seconds=times.map,
+            unmap_seconds=times.unmap,
         )
 
     def limited(self, name: str) -> bool:
@@ -400,10 +413,9 @@ class Device:
         return owner.limit - owner.mapped < stats.capacity - stats.mapped
 
     def prepare_pages(self) -> bool:
-        """A virtual machine may take milliseconds for each page that it has not given before, so
-        pages for keys and values are prepared while there is nothing else to do."""
-        spaces = [space for found in self._ranges.values() for space in found.values()]
-        return self.pool.prepare([space for space in spaces if space.name.startswith("kv-")])
+        """Pages for keys and values are prepared by a thread, which is told that there is time."""
+        self.watermarks.top_up()
+        return False
 
     def check(self) -> list[str]:
         return self.pool.check()
@@ -411,6 +423,7 @@ class Device:
     def close(self) -> None:
         if self._step_log is not None:
             self._step_log.close()
+        self.watermarks.close()
         self.pool.close()
         self.kernels.close()
 

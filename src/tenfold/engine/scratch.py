@@ -44,7 +44,7 @@ class PoolScratch:
         with self._pool.held():
             if self._range is None:
                 whole = self._pool.stats().capacity * self._pool.page_bytes
-                self._range = self._pool.create(OWNER, "scratch", whole)
+                self._range = self._pool.create(OWNER, "scratch", whole, grows=False)
             self._limits[model] = limit
             self._pool.set_limit(OWNER, max(self._limits.values()))
 

@@ -20,6 +20,7 @@ from tenfold.kvcache.base import PageSource
 from tenfold.kvcache.hashing import IntArray, Tokens, as_tokens
 from tenfold.kvcache.integrity import problems_of
 from tenfold.kvcache.ledger import PageLedger
+from tenfold.kvcache.pagewise import PageEviction
 from tenfold.kvcache.radix import Match, RadixTree
 from tenfold.kvcache.sequence import BlockTable, SequenceKV
 
@@ -66,6 +67,7 @@ class KVCache:
         ]
         self._windows = {g: kv.window for g, kv in enumerate(groups) if kv.window is not None}
         self.tree = RadixTree(block_tokens, len(self.groups), self._windows)
+        self._pagewise = PageEviction(self.tree, self.ledgers)
         self._page_limit = page_limit
         self._open: set[SequenceKV] = set()
 
@@ -207,14 +209,18 @@ class KVCache:
 
     # --- giving memory back -------------------------------------------------------------------
     def evict_pages(self, n: int) -> int:
-        """Evict least recently used cached blocks until ``n`` pages are unmapped, or none is left.
+        """Evict cached blocks until ``n`` pages are unmapped: those whose pages fall free at the
+        least loss of prefixes used lately. Blocks in pages that open sequences use stay.
 
-        Returns the pages given back: fewer when cached blocks ran out, maybe a few more."""
+        Returns the pages given back: fewer when there were no more to be had, maybe a few more."""
         given = 0
-        step = max(1, min(ledger.page_bytes // ledger.block_bytes for ledger in self.ledgers))
-        while given < n and (freed := self.tree.evict(step)) is not None:
+        while given < n and (freed := self._pagewise.evict(n - given)) is not None:
             given += self._give(freed)
         return given
+
+    def idle_pages(self) -> int:
+        """How many pages ``evict_pages`` could give back. Costs a look at the whole tree."""
+        return self._pagewise.idle_pages()
 
     def evict_all(self) -> int:
         """Evict everything that no open sequence uses; returns the pages given back."""
@@ -280,6 +286,10 @@ class KVCache:
             mapped_pages=sum(ledger.mapped_pages for ledger in self.ledgers),
             sequences=len(self._open),
         )
+
+    def live_bytes(self) -> int:
+        """What blocks that somebody holds take; the mapped pages around them take more."""
+        return sum(ledger.used * ledger.block_bytes for ledger in self.ledgers)
 
     def check_integrity(self) -> list[str]:
         """Everything that contradicts itself, in words; empty when all is well. O(blocks)."""

@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from heapq import heappop, heappush
 
+import numpy as np
+
 from tenfold.kvcache.base import PageSource
+from tenfold.kvcache.hashing import IntArray
 
 _COLD, _PARTLY, _READY, _LIVE = range(4)
 """A free block has none, some, or all of its pages mapped; a live one is held by somebody."""
@@ -148,6 +151,26 @@ class PageLedger:
         start = page * self.page_bytes
         last = (start + self.page_bytes - 1) // self.block_bytes
         return range(start // self.block_bytes, min(last + 1, self.blocks))
+
+    def live_in(self, page: int) -> int:
+        """Live blocks that touch the page."""
+        return self._page_refs[page]
+
+    def filled_by(self, blocks: IntArray) -> dict[int, IntArray]:
+        """The pages in which no other live block lies than these, which are live and all different;
+        for each page, where in ``blocks`` those are that touch it."""
+        starts = blocks.astype(np.int64) * self.block_bytes
+        first = starts // self.page_bytes
+        spans = (starts + self.block_bytes - 1) // self.page_bytes - first + 1
+        which = np.repeat(np.arange(len(blocks), dtype=np.int32), spans)
+        pages = np.arange(len(which)) - np.repeat(np.cumsum(spans) - spans, spans) + first[which]
+        order = np.argsort(pages, kind="stable")
+        found, begins, counts = np.unique(pages[order], return_index=True, return_counts=True)
+        whole = np.array([self._page_refs[page] for page in found.tolist()], dtype=int) == counts
+        return {
+            int(page): which[order[begin : begin + count]]
+            for page, begin, count in zip(found[whole], begins[whole], counts[whole], strict=True)
+        }
 
     def check_integrity(self) -> list[str]:
         """What contradicts itself, in words; empty when all is well. O(blocks)."""

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from tenfold.kvcache.hashing import IntArray
 from tenfold.kvcache.lru import EvictionOrder
@@ -69,6 +70,11 @@ class RadixTree:
         self._clock = 0
         self._uids = 0
         self._order = EvictionOrder(self.windows)
+
+    @property
+    def now(self) -> int:
+        """The logical time: how often anything was inserted, locked or let go."""
+        return self._clock
 
     # --- finding ------------------------------------------------------------------------------
     def root(self, namespace: str) -> Node:
@@ -268,6 +274,26 @@ class RadixTree:
             return self._evict_tail(victim.node, count)
         return self._evict_window(victim.node, victim.group, count)
 
+    def cut(self, node: Node, at: int) -> Freed:
+        """Drop the blocks of this node from ``at`` (counted from the root) on, and all that follow
+        them, children before parents. Nothing of it may be locked."""
+        freed: Freed = [[] for _ in range(self.groups)]
+        below, stack = [node], [node]
+        while stack:
+            children = list(stack.pop().children.values())
+            below += children
+            stack += children
+        for part in reversed(below):
+            gone = part.end - max(at, part.start)
+            for mine, ids in zip(freed, self._evict_tail(part, gone), strict=True):
+                mine += ids
+        return freed
+
+    def leave(self, node: Node, group: int, blocks: IntArray) -> Freed:
+        """Drop these blocks of a sliding group, as far as this node has them and none is pinned."""
+        ids = node.blocks[group]
+        return self._drop(node, group, np.flatnonzero(np.isin(ids, blocks) & _idle(node, group)))
+
     def _evict_tail(self, leaf: Node, count: int) -> Freed:
         self._leave_counts(leaf)
         hashes, gone = leaf.truncate(max(0, len(leaf.hashes) - count), self.block_tokens)
@@ -282,8 +308,10 @@ class RadixTree:
 
     def _evict_window(self, node: Node, group: int, count: int) -> Freed:
         """From the front: the node's last blocks are the window of whatever follows it."""
+        return self._drop(node, group, np.flatnonzero(_idle(node, group))[:count])
+
+    def _drop(self, node: Node, group: int, chosen: npt.NDArray[np.integer]) -> Freed:
         ids = node.blocks[group]
-        chosen = np.flatnonzero((ids >= 0) & (node.pins[group] == 0))[:count]
         freed: Freed = [[] for _ in range(self.groups)]
         freed[group] = ids[chosen].tolist()
         ids[chosen] = -1
@@ -348,3 +376,9 @@ class RadixTree:
                 self.held[group] += sign * len(node.hashes)
                 if not node.lock:
                     self.idle[group] += sign * len(node.hashes)
+
+
+def _idle(node: Node, group: int) -> npt.NDArray[np.bool_]:
+    """Which blocks of a sliding group are held here and covered by no window."""
+    idle: npt.NDArray[np.bool_] = (node.blocks[group] >= 0) & (node.pins[group] == 0)
+    return idle

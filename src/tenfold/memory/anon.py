@@ -8,7 +8,6 @@ make memory the pool does not know of, which ``PagePool.check`` reports.
 
 from __future__ import annotations
 
-from tenfold.core.errors import OutOfMemory
 from tenfold.memory.base import Reservation
 from tenfold.memory.cpu import Arena, CpuBackend
 from tenfold.memory.linux import MADV_DONTNEED, PROT_READ, PROT_WRITE
@@ -22,14 +21,8 @@ class AnonBackend(CpuBackend[Arena]):
         self.advise(arena.address, arena.length)
         return arena
 
-    def map(self, space: Reservation, first: int, count: int) -> None:
-        arena = self.span(space, first, count)
-        address, length = arena.at(first), count * self.page_bytes
-        try:
-            self.populate(address, length)
-        except OSError as exc:
-            self.kernel.madvise(address, length, MADV_DONTNEED)
-            raise OutOfMemory(f"the system has no memory for {length} bytes: {exc}") from exc
+    def attach(self, space: Reservation, first: int, count: int) -> None:
+        self.span(space, first, count)
 
     def unmap(self, space: Reservation, first: int, count: int) -> None:
         arena = self.span(space, first, count)

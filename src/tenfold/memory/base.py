@@ -30,26 +30,44 @@ class Census(NamedTuple):
 
 
 class PageBackend(Protocol):
-    """Address space and physical pages of one device. Not thread-safe: the pool's lock guards it.
+    """Address space and physical pages of one device. Not thread-safe, but for ``populate``: the
+    pool's lock guards it.
 
     Reading an unmapped page of a reservation yields zeros (or garbage that is no other model's)
     and never faults. A freshly mapped page reads zero.
     """
 
     page_bytes: int
+    hands_over: bool
+    """Whether the memory of an unmapped page becomes spare, for any reservation's next ``map``,
+    rather than the system's at once."""
 
     def reserve(self, pages: int) -> Reservation:
         """Take address space for ``pages`` pages; costs no physical memory."""
         ...
 
     def map(self, space: Reservation, first: int, count: int) -> None:
-        """Back pages [first, first + count) with physical memory, populated at once.
+        """Back pages [first, first + count) with physical memory, populated at once: ``attach``
+        and ``populate`` together.
 
         Raises OutOfMemory, with nothing mapped, when the system has none left."""
         ...
 
+    def attach(self, space: Reservation, first: int, count: int) -> None:
+        """The quick half of ``map``: from now on these pages are mapped, but not to be used before
+        ``populate`` has come back. Raises as ``map`` does."""
+        ...
+
+    def populate(self, space: Reservation, first: int, count: int) -> None:
+        """The slow half: memory behind the attached pages, and zeros in it. Without the pool's
+        lock, beside any call that is about other pages.
+
+        Raises OutOfMemory; then the pages are to be unmapped."""
+        ...
+
     def unmap(self, space: Reservation, first: int, count: int) -> None:
-        """Give the physical memory of these mapped pages back to the operating system.
+        """Take the physical memory of these mapped pages back: it is the operating system's again
+        or, where the backend ``hands_over``, spare.
 
         Raises OutOfMemory, with nothing unmapped, where splitting the mapping would pass the
         system's limit on mappings (``memfd`` only)."""

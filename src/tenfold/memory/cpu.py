@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
@@ -62,12 +63,14 @@ class Arena(Reservation):
 A = TypeVar("A", bound=Arena)
 
 
-class CpuBackend(Generic[A]):
+class CpuBackend(ABC, Generic[A]):
     """Base of ``anon`` and ``memfd``: everything but how pages are mapped and given back.
 
     ``page_bytes`` is a multiple of the system's page; below 2 MiB it suits tiny arenas only.
     Raises ConfigError for a bad page size, and anywhere but on Linux.
     """
+
+    hands_over = False
 
     def __init__(self, page_bytes: int = 2 << 20, kernel: Kernel | None = None) -> None:
         self.kernel = kernel or Kernel()
@@ -87,11 +90,33 @@ class CpuBackend(Generic[A]):
 
     @property
     def spare_pages(self) -> int:
-        """Always 0: the kernel takes freed pages back at once."""
+        """0 unless the back end hands memory over: the kernel takes freed pages back at once."""
         return 0
 
     def trim(self, keep: int) -> None:
-        """Nothing to trim."""
+        """Give spare memory back; there is none here."""
+
+    @abstractmethod
+    def attach(self, space: Reservation, first: int, count: int) -> None: ...
+
+    @abstractmethod
+    def unmap(self, space: Reservation, first: int, count: int) -> None: ...
+
+    def map(self, space: Reservation, first: int, count: int) -> None:
+        self.attach(space, first, count)
+        try:
+            self.populate(space, first, count)
+        except OutOfMemory:
+            self.unmap(space, first, count)
+            raise
+
+    def populate(self, space: Reservation, first: int, count: int) -> None:
+        arena = self.span(space, first, count)
+        length = count * self.page_bytes
+        try:
+            self.touch(arena.at(first), length)
+        except OSError as exc:
+            raise OutOfMemory(f"the system has no memory for {length} bytes: {exc}") from exc
 
     def tensor(
         self, space: Reservation, offset: int, shape: tuple[int, ...], kind: dtype
@@ -167,7 +192,7 @@ class CpuBackend(Generic[A]):
             if exc.errno != errno.EINVAL:  # a kernel built without huge pages
                 raise
 
-    def populate(self, address: int, length: int) -> None:
+    def touch(self, address: int, length: int) -> None:
         """Put memory behind zeroed, writable addresses now. Raises OSError when there is none."""
         if self._can_populate:
             try:

@@ -80,6 +80,8 @@ class CudaBackend:
     A view must not outlive ``release``: its addresses are gone then.
     """
 
+    hands_over = True
+
     def __init__(
         self,
         page_bytes: int = 2 << 20,
@@ -133,6 +135,13 @@ class CudaBackend:
         return space
 
     def map(self, space: Reservation, first: int, count: int) -> None:
+        self.attach(space, first, count)
+
+    def populate(self, space: Reservation, first: int, count: int) -> None:
+        """Nothing is left to do: all driver calls are made in ``attach``, under the pool's lock,
+        as one beside a graph that is being recorded would spoil it."""
+
+    def attach(self, space: Reservation, first: int, count: int) -> None:
         mine = self._span(space, first, count, mapped=False)
         self._enter()
         handles = self._take(count)

@@ -8,17 +8,22 @@ when it runs out, is decided elsewhere (``scheduling``, ``fleet``).
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from time import perf_counter
+from typing import NamedTuple
 
 from torch import Tensor, dtype
 
 from tenfold.core.errors import ConfigError, Conflict, OutOfMemory
+from tenfold.core.messages import Spread
 from tenfold.memory.base import PageBackend
 from tenfold.memory.ranges import FREE, MAPPED, RESERVED, Run, VirtualRange, runs
+from tenfold.memory.reserve import Coming, Place, Reserve
+from tenfold.memory.timing import PageTimes
 
-__all__ = ["OwnerStats", "PagePool", "PoolStats", "VirtualRange"]
+__all__ = ["MoveTimes", "OwnerStats", "PagePool", "PoolStats", "VirtualRange"]
 
 
 @dataclass(slots=True)
@@ -42,14 +47,23 @@ class PoolStats:
     owners: dict[str, OwnerStats] = field(default_factory=dict)
 
 
+class MoveTimes(NamedTuple):
+    """What callers of ``map`` and of ``unmap`` waited, by page."""
+
+    map: Spread
+    unmap: Spread
+
+
 class PagePool:
     """The page budget of one device. Every method is thread-safe (one lock) and may be called from
-    any thread; none calls back.
+    any thread; none calls back but for ``on_want``.
 
     ``capacity_pages`` bounds mapped + reserved pages. *Reserved* pages are populated but not handed
     out: pages just unmapped or prepared ahead, kept where they are (up to ``reserve``) because
     taking them is cheaper than asking the system, and a backend's spare pages. They yield to any
     ``map``.
+
+    ``on_want`` is called, under the lock, when a range that grows finds few pages ready.
     """
 
     def __init__(self, backend: PageBackend, capacity_pages: int, reserve_pages: int = 0) -> None:
@@ -59,24 +73,26 @@ class PagePool:
         self.page_bytes = backend.page_bytes
         self._lock = threading.RLock()
         self._capacity = capacity_pages
-        self._high_water = reserve_pages
+        self._reserve = Reserve(backend, reserve_pages)
         self._mapped = 0
         self._ranges: dict[tuple[str, str], VirtualRange] = {}
         self._limits: dict[str, int] = {}
-        self._reserved: dict[tuple[VirtualRange, int], None] = {}  # oldest first
+        self._map_times, self._unmap_times = PageTimes(), PageTimes()
+        self.on_want: Callable[[], None] | None = None
 
-    def create(self, owner: str, name: str, nbytes: int) -> VirtualRange:
+    def create(self, owner: str, name: str, nbytes: int, *, grows: bool = True) -> VirtualRange:
         """Address space of ``nbytes``, rounded up to pages; nothing is mapped.
 
-        Raises Conflict when this owner has a range of that name, OutOfMemory when the system has no
-        address space left."""
+        ``grows``: its pages come and go one by one, so it keeps some that were given back and finds
+        some prepared. Raises Conflict when this owner has a range of that name, OutOfMemory when
+        the system has no address space left."""
         if nbytes < 1:
             raise ConfigError(f"range {owner}/{name} of {nbytes} bytes; it needs at least one")
         with self._lock:
             if (owner, name) in self._ranges:
                 raise Conflict(f"{owner!r} already has a range {name!r}")
             space = self.backend.reserve(-(-nbytes // self.page_bytes))
-            made = VirtualRange(self, owner, name, nbytes, space)
+            made = VirtualRange(self, owner, name, nbytes, space, grows)
             self._ranges[owner, name] = made
             return made
 
@@ -92,36 +108,42 @@ class PagePool:
             else:
                 self._limits[owner] = pages
 
-    def reserve(self, pages: int) -> None:
-        """Keep up to ``pages`` given-back pages populated from now on; more than that go now."""
+    def reserve(self, pages: int, low: int = 0) -> None:
+        """Keep up to ``pages`` given-back pages populated from now on; more than that go now.
+        With fewer than ``low`` ready for the ranges that grow, ``on_want`` is called."""
         with self._lock:
-            self._high_water = max(pages, 0)
+            self._reserve.high = max(pages, 0)
+            self._reserve.low = min(low, self._reserve.high)
             self._settle()
 
-    def prepare(self, ranges: Sequence[VirtualRange]) -> bool:
-        """Populate one page that is likely to be asked for soon, and keep it reserved: the lowest
-        empty one of the range that has the fewest such. For idle moments: some milliseconds.
+    def prepare(self) -> bool:
+        """Populate one page that a growing range is likely to ask for soon: the lowest empty one of
+        the range that lacks most of its share. It stays reserved. Takes some milliseconds, and the
+        pool is not locked meanwhile; who maps that very page waits for it.
 
-        False when the reserve is full, or nothing is left to prepare."""
+        Ranges of an owner that has nothing mapped (it sleeps) get none. False when every range has
+        its share, or there is no room."""
         with self._lock:
-            spare = self._held() - self._mapped
-            if spare >= self._high_water or self._held() >= self._capacity:
-                return False
-            for one in sorted(ranges, key=lambda one: one.state.count(RESERVED)):
-                page = -1 if self._over_budget(one, 1) else one.state.find(FREE)
-                if page >= 0:
-                    return self._prepare(one, page)
+            coming = self._begin_prepare()
+        if coming is None:
             return False
+        try:
+            coming.populate(self.backend)
+        finally:
+            with self._lock:
+                self._reserve.end(coming)
+        return not coming.failed
 
     def resize(self, capacity_pages: int) -> None:
         """Change the budget. Raises OutOfMemory, the budget as before, when more is in use."""
         with self._lock:
             if capacity_pages < 1:
                 raise ConfigError(f"a pool of {capacity_pages} pages; it needs at least one")
-            excess = max(0, self._mapped + len(self._reserved) - capacity_pages)
+            self._reserve.finish()
+            excess = max(0, self._mapped + len(self._reserve) - capacity_pages)
             if self._mapped <= capacity_pages:
-                self._give_back(list(self._reserved)[:excess])
-                self.backend.trim(max(0, capacity_pages - self._mapped - len(self._reserved)))
+                self._reserve.give_back(self._reserve.places()[:excess])
+                self.backend.trim(max(0, capacity_pages - self._mapped - len(self._reserve)))
             if self._held() > capacity_pages:
                 raise OutOfMemory(
                     f"cannot shrink the pool to {capacity_pages} pages: {self._held()} are in use"
@@ -152,6 +174,11 @@ class PagePool:
                 owners=owners,
             )
 
+    def times(self) -> MoveTimes:
+        """How long the latest moves took, by page, waiting for the lock included."""
+        with self._lock:
+            return MoveTimes(self._map_times.spread(), self._unmap_times.spread())
+
     def held(self) -> AbstractContextManager[object]:
         """Inside, no other thread maps, unmaps or frees pages: they wait."""
         return self._lock
@@ -167,6 +194,7 @@ class PagePool:
         mapped + reserved = what the system counts, and the same for every range of every owner."""
         with self._lock:
             found = list(self._ranges.values())
+            self._reserve.finish()
             census = self.backend.census([one.space for one in found])
             wrong = []
             if self._mapped != sum(one.mapped_pages for one in found):
@@ -190,22 +218,23 @@ class PagePool:
 
     def map(self, vrange: VirtualRange, pages: Sequence[int]) -> bool:
         """See ``VirtualRange.map``."""
+        began = perf_counter()
         with self._lock:
             self._expect(vrange, pages, mapped=False)
             if not pages:
                 return True  # even for an owner above its limit
+            self._reserve.finish(vrange, pages)
             again = [page for page in pages if vrange.state[page] == RESERVED]
             fresh = [page for page in pages if vrange.state[page] == FREE]
             vrange.refusal = self._over_budget(vrange, len(pages))
             if vrange.refusal or not self._make_room(vrange, len(fresh), set(again)):
                 return False
-            for first, count in runs(again):
-                self.backend.zero(vrange.space, first, count)
+            self._reserve.clear(vrange, again)
             if not self._map_runs(vrange, list(runs(fresh))):
                 return False
-            for page in again:
-                del self._reserved[vrange, page]
-            self._mark(vrange, pages, MAPPED)
+            self._reserve.take(vrange, again)
+            self._hand_out(vrange, pages)
+            self._map_times.add(len(pages), perf_counter() - began)
             return True
 
     def map_all(self, vrange: VirtualRange) -> bool:
@@ -215,11 +244,23 @@ class PagePool:
 
     def unmap(self, vrange: VirtualRange, pages: Sequence[int]) -> None:
         """See ``VirtualRange.unmap``."""
+        began = perf_counter()
         with self._lock:
             self._expect(vrange, pages, mapped=True)
-            self._mark(vrange, pages, RESERVED)
-            self._reserved.update(((vrange, page), None) for page in pages)
+            vrange.mapped_pages -= len(pages)
+            self._mapped -= len(pages)
+            self._reserve.keep(vrange, pages)
+            if not vrange.grows:
+                self._reserve.give_back([(vrange, page) for page in pages])
             self._settle()
+            self._unmap_times.add(len(pages), perf_counter() - began)
+
+    def unmap_all(self, vrange: VirtualRange) -> int:
+        """See ``VirtualRange.unmap_all``."""
+        with self._lock:
+            pages = [page for page, state in enumerate(vrange.state) if state == MAPPED]
+            self.unmap(vrange, pages)
+            return len(pages)
 
     def close_range(self, vrange: VirtualRange) -> None:
         """See ``VirtualRange.close``."""
@@ -227,10 +268,8 @@ class PagePool:
             if vrange.closed:
                 return
             vrange.closed = True
+            self._reserve.forget(vrange)
             del self._ranges[vrange.owner, vrange.name]
-            for page, state in enumerate(vrange.state):
-                if state == RESERVED:
-                    del self._reserved[vrange, page]
             self._mapped -= vrange.mapped_pages
             vrange.mapped_pages = 0
             vrange.state = bytearray(vrange.pages)
@@ -263,19 +302,38 @@ class PagePool:
 
     def _held(self) -> int:
         """Pages the device's memory holds for this pool: mapped, reserved in place, and spare."""
-        return self._mapped + len(self._reserved) + self.backend.spare_pages
+        return self._mapped + len(self._reserve) + self.backend.spare_pages
 
     def _owner_mapped(self, owner: str) -> int:
         return sum(one.mapped_pages for one in self._ranges.values() if one.owner == owner)
 
-    def _prepare(self, vrange: VirtualRange, page: int) -> bool:
-        try:
-            self.backend.map(vrange.space, page, 1)
-        except OutOfMemory:
-            return False
-        vrange.state[page] = RESERVED
-        self._reserved[vrange, page] = None
-        return True
+    def _growing(self) -> set[VirtualRange]:
+        """Ranges for which pages are kept ready: those that grow, of owners that are awake."""
+        awake = {one.owner for one in self._ranges.values() if one.mapped_pages}
+        return {one for one in self._ranges.values() if one.grows and one.owner in awake}
+
+    def _begin_prepare(self) -> Coming | None:
+        shares = self._reserve.shares(self._growing())
+        for one in sorted(shares, key=lambda one: one.ready_pages - shares[one]):
+            if one.ready_pages >= shares[one]:
+                return None
+            page = one.state.find(FREE)
+            if page >= 0 and self.available(one) > one.ready_pages:
+                return self._reserve.begin(one, page) if self._room_for_one(shares) else None
+        return None
+
+    def _room_for_one(self, shares: dict[VirtualRange, int]) -> bool:
+        """Room for one more reserved page, if need be from a range that has more than its share."""
+        reserve = self._reserve
+        if self.backend.spare_pages:
+            return True  # it is that one
+        if len(reserve) < reserve.high and self._held() < self._capacity:
+            return True
+        for held, page in reserve.places():
+            if held.ready_pages > shares.get(held, 0):
+                reserve.give_back([(held, page)])
+                return held.state[page] == FREE
+        return False
 
     def _over_budget(self, vrange: VirtualRange, pages: int) -> str:
         """Why ``pages`` more must not be mapped, or nothing. Reserved pages yield, so count not."""
@@ -290,40 +348,33 @@ class PagePool:
         return ""
 
     def _make_room(self, vrange: VirtualRange, fresh: int, wanted: set[int]) -> bool:
-        """Give reserved pages back, but none of ``wanted``, until ``fresh`` new ones fit."""
+        """Take reserved pages away, but none of ``wanted``, until ``fresh`` new ones fit. Where the
+        backend hands memory over, they go before the system is asked for any."""
         keep = {(vrange, page) for page in wanted}
+        if self.backend.hands_over and (lacking := fresh - self.backend.spare_pages) > 0:
+            self._reserve.give_back(self._victims(keep)[:lacking])
         while (held := self._held() + max(0, fresh - self.backend.spare_pages)) > self._capacity:
-            victims = [one for one in self._reserved if one not in keep]
+            self._reserve.finish()
+            victims = self._victims(keep)
             if not victims:
                 vrange.refusal = "reserved pages cannot be given back: too many memory mappings"
                 return False
             victims = victims[: held - self._capacity]
-            self._give_back(victims)
+            self._reserve.give_back(victims)
             keep.update(victims)  # those that could not go are not tried again
         return True
 
+    def _victims(self, keep: set[Place]) -> list[Place]:
+        """Reserved pages in the order in which they are taken: of ranges that do not grow now, then
+        the oldest."""
+        growing = self._growing()
+        places = [place for place in self._reserve.places() if place not in keep]
+        return sorted(places, key=lambda place: place[0] in growing)
+
     def _settle(self) -> None:
-        """Give back what is reserved above the high-water mark, oldest first."""
-        excess = max(0, len(self._reserved) - self._high_water)
-        self._give_back(list(self._reserved)[:excess])
-        self.backend.trim(max(0, self._high_water - len(self._reserved)))
-
-    def _give_back(self, victims: Sequence[tuple[VirtualRange, int]]) -> None:
-        """Unmap these reserved pages, adjacent ones together.
-
-        Those whose going would split one mapping too many stay reserved."""
-        by_range: dict[VirtualRange, list[int]] = {}
-        for held, page in victims:
-            by_range.setdefault(held, []).append(page)
-        for held, pages in by_range.items():
-            for run in runs(pages):
-                try:
-                    self.backend.unmap(held.space, run.first, run.length)
-                except OutOfMemory:
-                    continue
-                for page in run.pages():
-                    del self._reserved[held, page]
-                    held.state[page] = FREE
+        """Give back what is reserved above the high mark."""
+        over = len(self._reserve) > self._reserve.high
+        self._reserve.settle(self._growing() if over else ())
 
     def _map_runs(self, vrange: VirtualRange, wanted: list[Run]) -> bool:
         """Map every run or none."""
@@ -331,23 +382,23 @@ class PagePool:
             try:
                 self.backend.map(vrange.space, first, count)
             except OutOfMemory as exc:
-                done = [(vrange, page) for run in wanted[:index] for page in run.pages()]
-                self._reserved.update((one, None) for one in done)
-                for _, page in done:
-                    vrange.state[page] = RESERVED
-                self._give_back(done)
+                done = [page for run in wanted[:index] for page in run.pages()]
+                self._reserve.keep(vrange, done)
+                self._reserve.give_back([(vrange, page) for page in done])
                 self._settle()
                 vrange.refusal = exc.message
                 return False
         return True
 
-    def _mark(self, vrange: VirtualRange, pages: Sequence[int], state: int) -> None:
-        """Set the pages' state to MAPPED, or from MAPPED to another, and keep the counts."""
+    def _hand_out(self, vrange: VirtualRange, pages: Sequence[int]) -> None:
         for page in pages:
-            vrange.state[page] = state
-        change = len(pages) if state == MAPPED else -len(pages)
-        vrange.mapped_pages += change
-        self._mapped += change
+            vrange.state[page] = MAPPED
+        vrange.mapped_pages += len(pages)
+        self._mapped += len(pages)
+        if vrange.grows:
+            self._reserve.grew(vrange, len(pages))
+            if self.on_want and self._reserve.wanting(vrange, len(self._ranges)):
+                self.on_want()
 
     def _expect(self, vrange: VirtualRange, pages: Sequence[int], *, mapped: bool) -> None:
         if vrange.closed:
@@ -368,7 +419,7 @@ class PagePool:
         label, wrong = f"{one.owner}/{one.name}", []
         if mapped != one.mapped_pages:
             wrong.append(f"{label}: {one.mapped_pages} pages counted, {mapped} marked as mapped")
-        if reserved != sum(1 for held, _ in self._reserved if held is one):
+        if not reserved == one.ready_pages == sum(h is one for h, _ in self._reserve.places()):
             wrong.append(f"{label}: {reserved} pages marked as reserved, but not listed")
         if (held := (mapped + reserved) * self.page_bytes) != resident:
             wrong.append(f"{label}: ledger holds {held} bytes, {resident} are resident")

@@ -16,8 +16,9 @@ from tenfold.memory.base import Reservation
 if TYPE_CHECKING:
     from tenfold.memory.pool import PagePool
 
-FREE, MAPPED, RESERVED = 0, 1, 2
-"""States of a page: nothing behind it; handed out; populated but not handed out."""
+FREE, MAPPED, RESERVED, COMING = 0, 1, 2, 3
+"""States of a page: nothing behind it; handed out; populated but not handed out; being populated
+at this moment, to become reserved."""
 
 
 class Run(NamedTuple):
@@ -48,20 +49,30 @@ class VirtualRange:
     """Address space of ``pages`` pages, owned by one model; a ``kvcache.base.PageSource``.
 
     Made by ``PagePool.create``. Thread-safe. Reading an unmapped page through a view never crashes.
-    ``refusal`` says why the last ``map`` returned False.
+    ``refusal`` says why the last ``map`` returned False. ``grows``: pages are asked for one by one
+    as time goes on, so some are kept ready. ``mapped_pages`` are handed out, ``ready_pages``
+    reserved.
     """
 
     def __init__(
-        self, pool: PagePool, owner: str, name: str, nbytes: int, space: Reservation
+        self,
+        pool: PagePool,
+        owner: str,
+        name: str,
+        nbytes: int,
+        space: Reservation,
+        grows: bool = True,
     ) -> None:
         self.owner = owner
         self.name = name
         self.nbytes = nbytes
+        self.grows = grows
         self.pages = space.pages
         self.page_bytes = space.page_bytes
         self.space = space
         self.state = bytearray(space.pages)
         self.mapped_pages = 0
+        self.ready_pages = 0
         self.closed = False
         self.refusal = ""
         self._pool = pool
@@ -80,6 +91,10 @@ class VirtualRange:
     def map_all(self) -> bool:
         """Back every page that is not mapped yet, or none."""
         return self._pool.map_all(self)
+
+    def unmap_all(self) -> int:
+        """Give every mapped page back; how many there were."""
+        return self._pool.unmap_all(self)
 
     def available(self) -> int:
         """How many more pages could be mapped now, if nothing else asks."""
