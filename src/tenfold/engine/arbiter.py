@@ -82,8 +82,7 @@ class Arbiter:
         """The models that have work, ``names`` in the order of turns, in the order in which to try
         them. None: deadlines have no say, and nobody's prompts are held back."""
         if self._by_turns or not self._wanted(names):
-            if self._active:
-                self._rest()
+            self.rest()
             return None
         self._active = True
         self._refresh(now)
@@ -116,6 +115,16 @@ class Arbiter:
             self._share.waited(seconds)
             if batcher is not None and lead.model == name:  # it had its turn, and no memory
                 self._blocked[name] = ended + PATIENCE
+
+    def rest(self) -> None:
+        """Nobody waits for a first token that has a target: nothing is held back."""
+        if not self._active:
+            return
+        self._active = False
+        self._planned = -inf
+        self._release()
+        self._blocked.clear()
+        self._sort_out(self.line.plan([], 0.0))
 
     def forget(self, name: str) -> None:
         """The model is gone."""
@@ -282,9 +291,12 @@ class Arbiter:
 
     def _turn(self, name: str, seconds: float, now: float) -> PromptTurn:
         schedule = self.line.schedule
-        first = [job.id for job in schedule.overdue if job.model == name]
-        first += self._tight(schedule, name, now + seconds)
-        return PromptTurn(seconds, first, self._late.get(name, frozenset()))
+        late = self._late.get(name, frozenset())
+        overdue = [job.id for job in schedule.overdue if job.model == name]
+        tight = self._tight(schedule, name, now + seconds)
+        if self.line.overdue_first:
+            return PromptTurn(seconds, overdue + tight, late)
+        return PromptTurn(seconds, tight, late.union(overdue))
 
     def _tight(self, schedule: Schedule, name: str, end: float) -> list[str]:
         """The model's requests that would be late if they began behind a step that ends then; one
@@ -351,17 +363,6 @@ class Arbiter:
     def _step_seconds(self) -> float:
         """The longest step with prompts, where nothing is due."""
         return min(UNWATCHED * self.settings.itl_target, STEP_PART * self._shortest)
-
-    # --- ending ---------------------------------------------------------------------------------
-    def _rest(self) -> None:
-        """Nobody waits for a first token that has a target."""
-        self._active = False
-        self._planned = -inf
-        self._release()
-        self._blocked.clear()
-        self.line.plan([], 0.0)
-        for _, batcher in self._batchers():
-            batcher.goals.deferred = 0
 
     def _release(self) -> None:
         for _, batcher in self._batchers():
