@@ -134,6 +134,9 @@ FIELDS: list[tuple[str, Any, str]] = [
     ("timeout", 0, "timeout"),
     ("timeout", 1e8, "timeout"),
     ("cache_salt", "", "cache_salt"),
+    ("ttft_target", 0, "ttft_target"),
+    ("tpot_target", -0.1, "tpot_target"),
+    ("tpot_target", "fast", "tpot_target"),
     ("chat_template_kwargs", {"messages": []}, "chat_template_kwargs.messages"),
     ("user", 5, "user"),
 ]

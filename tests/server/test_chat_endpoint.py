@@ -109,6 +109,8 @@ async def test_every_field_reaches_the_backend(
         "priority": -3,
         "timeout": 9.5,
         "cache_salt": "mine",
+        "ttft_target": 0.5,
+        "tpot_target": 0.05,
         "chat_template_kwargs": {"enable_thinking": False},
         "parallel_tool_calls": False,
         "user": "ann",
@@ -127,6 +129,7 @@ async def test_every_field_reaches_the_backend(
     assert (sampling.logprobs, sampling.ignore_eos) == (2, True)
     assert sampling.constraint == Constraint("json_schema", '{"type": "object"}')
     assert (request.priority, request.timeout, request.cache_salt) == (-3, 9.5, "mine")
+    assert (request.ttft_target, request.itl_target) == (0.5, 0.05)
     assert request.client == "ann"
     assert isinstance(request.prompt, ChatPrompt)
     assert request.prompt.template_kwargs == {"enable_thinking": False}

@@ -298,7 +298,7 @@ class DeadlinesSection(Section):
         description="a late request is overdue after so many times its target",
     )
     overdue_share: float = Field(
-        default=0.5,
+        default=0.25,
         gt=0,
         le=1,
         description="share of the time for prompts that overdue requests get; 1: they come first",

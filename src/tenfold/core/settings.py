@@ -120,7 +120,7 @@ class DeadlineSettings:
     order: Literal["mh", "edf", "fifo"] = "mh"
     margin: float = 1.5
     max_wait: float = 10.0
-    overdue_share: float = 0.5
+    overdue_share: float = 0.25
     ttft: float = 0.0
     tpot: float = 0.0
 

@@ -8,7 +8,7 @@ here, and models take turns. Does not know how a step is computed, nor how model
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import inf
 
@@ -25,8 +25,8 @@ from tenfold.scheduling.deadlines.line import Line
 FRESH_SECONDS = 5e-3
 """A schedule is made anew after so long, and when requests came or went."""
 
-SECONDS_A_JOB = 2e-5
-"""But with many jobs no oftener than this, some ten times of what one takes to be scheduled."""
+SECONDS_A_JOB = 2e-4
+"""But with many jobs no oftener than this: what scheduling one takes is a few hundredths of it."""
 
 PATIENCE = 0.05
 """A model that had no memory for a prompt is asked again after so long, or when a request ended."""
@@ -63,6 +63,8 @@ class Arbiter:
         self.ready_at = ready_at
         self.line = Line(settings.deadlines)
         self._instances = instances
+        self._known: dict[str, Batcher] = {}
+        self._counted = 0
         self._by_turns = settings.deadlines.order == "fifo"
         self._share = PromptShare(settings.prefill_share)
         self._prompt_part = 1.0
@@ -82,8 +84,7 @@ class Arbiter:
         """The models that have work, ``names`` in the order of turns, in the order in which to try
         them. None: deadlines have no say, and nobody's prompts are held back."""
         if self._by_turns or not self._wanted(names):
-            if self._active:
-                self._rest()
+            self.rest()
             return None
         self._active = True
         self._refresh(now)
@@ -117,20 +118,40 @@ class Arbiter:
             if batcher is not None and lead.model == name:  # it had its turn, and no memory
                 self._blocked[name] = ended + PATIENCE
 
+    def rest(self) -> None:
+        """Nobody waits for a first token that has a target: nothing is held back."""
+        if not self._active:
+            return
+        self._active = False
+        self._planned = -inf
+        self._release()
+        self._blocked.clear()
+        self._sort_out(self.line.plan([], 0.0))
+
     def forget(self, name: str) -> None:
         """The model is gone."""
+        self._known, self._counted = {}, 0
         for known in (self._seen, self._blocked, self._last_step):
             known.pop(name, None)
 
     # --- jobs -----------------------------------------------------------------------------------
     def _batcher(self, name: str) -> Batcher | None:
-        instance = self._instances.get(name)
-        return instance.batcher if isinstance(instance, GenerateInstance) else None
+        """None for an encoder."""
+        return self._generating().get(name)
 
-    def _batchers(self) -> Iterator[tuple[str, Batcher]]:
-        for name in self._instances:
-            if (batcher := self._batcher(name)) is not None:
-                yield name, batcher
+    def _batchers(self) -> Iterable[tuple[str, Batcher]]:
+        return self._generating().items()
+
+    def _generating(self) -> dict[str, Batcher]:
+        """The models that answer with tokens. Who goes is forgotten, so a count tells who came."""
+        if self._counted != len(self._instances):
+            self._counted = len(self._instances)
+            self._known = {
+                name: instance.batcher
+                for name, instance in self._instances.items()
+                if isinstance(instance, GenerateInstance)
+            }
+        return self._known
 
     def _wanted(self, names: list[str]) -> bool:
         for name in names:
@@ -282,9 +303,12 @@ class Arbiter:
 
     def _turn(self, name: str, seconds: float, now: float) -> PromptTurn:
         schedule = self.line.schedule
-        first = [job.id for job in schedule.overdue if job.model == name]
-        first += self._tight(schedule, name, now + seconds)
-        return PromptTurn(seconds, first, self._late.get(name, frozenset()))
+        late = self._late.get(name, frozenset())
+        overdue = [job.id for job in schedule.overdue if job.model == name]
+        tight = self._tight(schedule, name, now + seconds)
+        if self.line.overdue_first:
+            return PromptTurn(seconds, overdue + tight, late)
+        return PromptTurn(seconds, tight, late.union(overdue))
 
     def _tight(self, schedule: Schedule, name: str, end: float) -> list[str]:
         """The model's requests that would be late if they began behind a step that ends then; one
@@ -327,7 +351,7 @@ class Arbiter:
         batcher = self._batcher(name)
         if batcher is None:  # an encoder: it has its turn as if it decoded
             wish = self.settings.itl_target
-            return Beat(name, last + wish, wish / max(1, len(self._instances)))
+            return Beat(name, last + wish, wish / max(1, len(self._instances)), wish)
         rows = context = 0
         for seq in batcher.running:
             if seq.decoding:
@@ -336,32 +360,19 @@ class Arbiter:
         if not rows:
             return None
         shape = StepShape(decode_rows=rows, decode_context=context, sequences=rows)
-        wish = batcher.target(1) / max(1.0, self.settings.deadlines.margin)
-        return Beat(name, last + wish, batcher.steps.predict(shape))
+        wish = batcher.target(1)
+        due = last + wish / max(1.0, self.settings.deadlines.margin)
+        return Beat(name, due, batcher.steps.predict(shape), wish)
 
     def _least_step(self, beats: list[Beat]) -> float:
         """The shortest step for which prompts are taken up: below it most of the time would go to
         reading weights."""
-        wish = self.settings.itl_target
-        for beat in beats:
-            batcher = self._batcher(beat.model)
-            wish = min(wish, wish if batcher is None else batcher.target(1))
-        return self.settings.prefill_share * wish
+        wishes = [beat.every for beat in beats]
+        return self.settings.prefill_share * min([self.settings.itl_target, *wishes])
 
     def _step_seconds(self) -> float:
         """The longest step with prompts, where nothing is due."""
         return min(UNWATCHED * self.settings.itl_target, STEP_PART * self._shortest)
-
-    # --- ending ---------------------------------------------------------------------------------
-    def _rest(self) -> None:
-        """Nobody waits for a first token that has a target."""
-        self._active = False
-        self._planned = -inf
-        self._release()
-        self._blocked.clear()
-        self.line.plan([], 0.0)
-        for _, batcher in self._batchers():
-            batcher.goals.deferred = 0
 
     def _release(self) -> None:
         for _, batcher in self._batchers():

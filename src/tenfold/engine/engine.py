@@ -481,6 +481,7 @@ class Engine:
 
     def _rest(self) -> None:
         """Work is over: look whether everything is back in its place."""
+        self.arbiter.rest()
         if not self._idle:
             self._idle = True
             self.faults = self.check()

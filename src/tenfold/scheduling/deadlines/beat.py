@@ -14,11 +14,13 @@ from math import inf
 
 @dataclass(slots=True)
 class Beat:
-    """A model that decodes: its next step is to end by ``due`` and takes ``seconds``."""
+    """A model that decodes: its next step is to end by ``due`` and takes ``seconds``. ``every``:
+    the seconds between tokens that it is to keep."""
 
     model: str
     due: float
     seconds: float
+    every: float = 0.0
 
 
 def slack(beats: Iterable[Beat], now: float) -> float:

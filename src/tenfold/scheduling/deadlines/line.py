@@ -70,15 +70,19 @@ class Line:
 
         return room
 
+    @property
+    def overdue_first(self) -> bool:
+        """Whether it is the turn of the overdue: they have not had their share yet."""
+        return self._given <= 0.0 or not self.schedule.on_time
+
     def jobs(self) -> Iterator[Job]:
-        """All jobs of the schedule, best first. The overdue come first as a body where they have
-        not had their share yet."""
+        """All jobs of the schedule, best first."""
         found = self.schedule
-        turn = self._given <= 0.0
-        if turn:
+        if self.overdue_first:
             yield from found.overdue
-        yield from found.on_time
-        if not turn:
+            yield from found.on_time
+        else:
+            yield from found.on_time
             yield from found.overdue
         yield from found.late
 
