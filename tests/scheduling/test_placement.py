@@ -209,6 +209,10 @@ def test_what_fits_nowhere_is_left_out_with_a_reason() -> None:
         assert "huge" in plan.unplaced and len(plan.placement) == 2
         assert "huge needs 11,811,160,064 bytes" in plan.unplaced["huge"]
     assert Balanced().place(models, TWO, {}).unplaced.keys() == {"huge", "z"}
+    pinned = [replace(m, pinned=m.name == "z") for m in models]
+    assert Balanced().place(pinned, TWO, {}).unplaced.keys() == {"huge", "x"}
+    small = [*models[1:], model("tiny", 3, 0)]  # of no use itself, but there is room
+    assert Balanced().place(small, TWO, {}).unplaced.keys() == {"z"}
 
 
 def test_a_device_that_is_gone_counts_as_nowhere() -> None:

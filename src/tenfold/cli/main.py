@@ -90,7 +90,7 @@ def root(
 for verb in (
     *(serve, chat, pull, models, ps, top, schedule, load, unload),
     *(sleep, wake, pin, limit, keep, why, clients),
-    *(bench, simulate, doctor),
+    *(plan, bench, simulate, doctor),
 ):
     verb.register(app)
 
