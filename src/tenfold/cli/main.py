@@ -22,6 +22,7 @@ from tenfold.cli import (
     load,
     models,
     pin,
+    plan,
     ps,
     pull,
     schedule,
