@@ -257,7 +257,7 @@ class Placements:
                     self._say(move.model, f"not moved to {move.target}: no room to load it there")
                 return
             todo.remove(fits)
-            why = fits.why if fits.source else f"{worst}: its worker is away"
+            why = fits.why if fits.source else f"{worst}: its worker is away or drained"
             await self.migrate(entries[fits.model], self._house.supervisors[fits.target], why)
 
     def _has_room(self, entry: ServedModel, target: str) -> bool:
