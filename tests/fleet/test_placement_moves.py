@@ -410,6 +410,35 @@ def test_a_sleeper_wakes_where_nothing_presses(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_a_sleeper_that_cannot_wake_elsewhere_wakes_at_home(tmp_path: Path) -> None:
+    counters, asleep, full = {"a": 1, "b": 1}, {"b"}, False
+    calm = states(counters, asleep)
+
+    def answer(worker: FakeWorker, command: Command) -> None:
+        if isinstance(command, LoadModel) and full:
+            worker.say(ModelDown(command.name, OutOfMemory.code, "no room"))
+        else:
+            calm(worker, command)
+
+    async def run() -> None:
+        nonlocal full
+        models = [tiny(tmp_path, name=name) for name in "ab"]
+        async with placed(models, fakes := Sized(answer)) as service:
+            home = service._entry("a").places[0]
+            assert await mover(service).migrate(service._entry("b"), home, "to test")
+            await until(lambda: not service._entry("b").moving)
+            counters["a"], full = 50_000, True
+            await mover(service).look()
+            waits = begin(service, want([5], 1, model="b"))
+            await until(lambda: requests(at(service, fakes, "b")))
+            assert service.status("b").device == home.name
+            at(service, fakes, "b").make([7], "length")
+            assert (await waits).choices[0].token_ids == [7]
+            assert "no room" in mover(service).decisions[-1].why
+
+    asyncio.run(run())
+
+
 def test_more_than_fits_begins_asleep(tmp_path: Path) -> None:
     small = [replace(one, memory_bytes=12 * PAGE) for one in TWO]
 

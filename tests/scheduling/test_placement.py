@@ -109,6 +109,28 @@ def test_plans_hold_together(policy: PlacementPolicy, seed: int) -> None:
     assert not [move for move in still.moves if move.source]
 
 
+@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("policy", POLICIES, ids=["paper", "balanced", "static"])
+def test_parts_and_least_memory_are_kept(policy: PlacementPolicy, seed: int) -> None:
+    problem = case(seed)
+    room = problem.devices[0].capacity
+    models = [
+        replace(one, parts=1 + (n + seed) % 2, least_bytes=room // 4 if n == seed % 3 else 0)
+        for n, one in enumerate(problem.models)
+    ]
+    plan = policy.place(models, problem.devices, {})
+    check(plan, Case(models, problem.devices), {})
+    if not plan.unplaced:
+        busy = [
+            replace(m, token_rate=m.token_rate * (20 if n % 2 else 1)) for n, m in enumerate(models)
+        ]
+        check(
+            policy.place(busy, problem.devices, plan.placement),
+            Case(busy, problem.devices),
+            plan.placement,
+        )
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_balanced_finds_what_fits_however_tight(seed: int) -> None:
     """Devices as small as can be: best fit alone fails at some."""
@@ -209,6 +231,10 @@ def test_what_fits_nowhere_is_left_out_with_a_reason() -> None:
         assert "huge" in plan.unplaced and len(plan.placement) == 2
         assert "huge needs 11,811,160,064 bytes" in plan.unplaced["huge"]
     assert Balanced().place(models, TWO, {}).unplaced.keys() == {"huge", "z"}
+    pinned = [replace(m, pinned=m.name == "z") for m in models]
+    assert Balanced().place(pinned, TWO, {}).unplaced.keys() == {"huge", "x"}
+    small = [*models[1:], model("tiny", 3, 0)]  # of no use itself, but there is room
+    assert Balanced().place(small, TWO, {}).unplaced.keys() == {"z"}
 
 
 def test_a_device_that_is_gone_counts_as_nowhere() -> None:

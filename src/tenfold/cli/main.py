@@ -22,6 +22,7 @@ from tenfold.cli import (
     load,
     models,
     pin,
+    plan,
     ps,
     pull,
     schedule,
@@ -90,7 +91,7 @@ def root(
 for verb in (
     *(serve, chat, pull, models, ps, top, schedule, load, unload),
     *(sleep, wake, pin, limit, keep, why, clients),
-    *(bench, simulate, doctor),
+    *(plan, bench, simulate, doctor),
 ):
     verb.register(app)
 

@@ -24,7 +24,8 @@ from tenfold.core.messages import Decision, DeviceStats, Event, LoadModel, Model
 from tenfold.core.settings import PlacementSettings
 from tenfold.core.types import ModelFacts
 from tenfold.fleet.calls import Call
-from tenfold.fleet.pressure import Pressure, tpot_of
+from tenfold.fleet.pressure import Pressure, placed
+from tenfold.fleet.residency import Residency
 from tenfold.fleet.served import ModelSource, ServedModel
 from tenfold.fleet.supervisor import Supervisor
 from tenfold.scheduling.placement.base import PlaceDevice, PlacedModel, highest
@@ -38,9 +39,6 @@ FINISH_SECONDS = 10.0
 UP_SECONDS = 120.0
 """So long is waited at the start for workers whose memory nobody has said."""
 
-LEAST_TOKENS, LEAST_PAGES = 256, 2
-"""Keys and values, or pages, that a model must have room for to run, where it names no floor."""
-
 MOST_DECISIONS = 1000
 
 SLEEPLESS = ("static", "quota")
@@ -51,6 +49,7 @@ class House(Protocol):
     """The service, as far as moving models needs it."""
 
     supervisors: dict[str, Supervisor]
+    residency: Residency
 
     def entries(self) -> Iterable[ServedModel]: ...
     def calls_at(self, device: str, model: str) -> list[Call]: ...
@@ -133,7 +132,7 @@ class Placements:
             if source.name in homes.placement:
                 self._homes[source.name] = homes.placement[source.name][0]
                 if source.name in homes.asleep and not self._sleepless(source):
-                    source.options.asleep = True
+                    source.options = replace(source.options, asleep=True)
                     said = "there is no room beside the others; it sleeps until it is asked for"
                     self._say(source.name, f"placed on {self._homes[source.name]}: {said}")
 
@@ -205,16 +204,15 @@ class Placements:
     def _view(self, source: ModelSource, fixed: bool = False) -> PlacedModel:
         device = next(iter(self._house.supervisors.values())).settings
         facts = self._known(source.name)
-        page = device.page_bytes
-        least = LEAST_TOKENS * facts.kv_bytes_per_token if facts else 0
-        return PlacedModel(
+        return placed(
             source.name,
-            -(-facts.weight_bytes // page) * page if facts else 0,
+            facts,
+            device,
             self._pressure.rates.rate(source.name, self._clock.now()),
-            facts.kv_bytes_per_token if facts else 0,
-            tpot_of(source, device),
-            least_bytes=source.options.floor_bytes or max(LEAST_PAGES * page, least),
+            tpot_target=source.options.tpot_target,
+            floor_bytes=source.options.floor_bytes,
             fixed=fixed or source.device is not None,
+            pinned=source.pinned,
         )
 
     def _known(self, model: str) -> ModelFacts | None:
@@ -259,7 +257,7 @@ class Placements:
                     self._say(move.model, f"not moved to {move.target}: no room to load it there")
                 return
             todo.remove(fits)
-            why = fits.why if fits.source else f"{worst}: its worker is away"
+            why = fits.why if fits.source else f"{worst}: its worker is away or drained"
             await self.migrate(entries[fits.model], self._house.supervisors[fits.target], why)
 
     def _has_room(self, entry: ServedModel, target: str) -> bool:
@@ -298,7 +296,7 @@ class Placements:
             self._say(entry.name, f"not woken on {target.name}: {error.message}", began)
         else:
             self._homes[entry.name] = target.name
-            self._say(entry.name, f"{home.name} -> {target.name}: {why}", began)
+            self._say(entry.name, f"{home.name} -> {target.name}: {why}", began, entry)
             if entry in self._house.entries():
                 home.unload(entry.name)
         finally:
@@ -380,7 +378,7 @@ class Placements:
             return False
         self.migrations += 1
         entry.places, self._homes[name] = [target], target.name
-        self._say(name, f"{source.name} -> {target.name}: {why}", began)
+        self._say(name, f"{source.name} -> {target.name}: {why}", began, entry)
         self.placer.moved(name)
         self._spawn(self._vacate(entry, source))
         return True
@@ -407,13 +405,21 @@ class Placements:
         self._ended.set()
         self._ended = asyncio.Event()
 
-    def _say(self, model: str, why: str, began: float | None = None) -> None:
+    def _say(
+        self,
+        model: str,
+        why: str,
+        began: float | None = None,
+        moved: ServedModel | None = None,
+    ) -> None:
         now = self._clock.now()
         facts = self._known(model)
         page = next(iter(self._house.supervisors.values())).settings.page_bytes
         pages = -(-facts.weight_bytes // page) if facts and began is not None else 0
         seconds = now - began if began is not None else 0.0
-        self.decisions.append(Decision(now, "migrate", model, why, pages, seconds))
+        decision = Decision(now, "migrate", model, why, pages, seconds)
+        self.decisions.append(decision)
+        self._house.residency.note(decision, moved)
         log.info("%s: %s", model, why)
 
 

@@ -12,8 +12,13 @@ from math import inf
 from tenfold.core.clock import Clock
 from tenfold.core.messages import DeviceStats, ModelStats
 from tenfold.core.settings import DeviceSettings
-from tenfold.fleet.served import ModelSource, ServedModel
+from tenfold.core.types import ModelFacts
+from tenfold.fleet.served import ServedModel
+from tenfold.scheduling.placement.base import PlacedModel
 from tenfold.scheduling.placement.rates import Rates
+
+LEAST_TOKENS, LEAST_PAGES = 256, 2
+"""Keys and values, or pages, that a model must have room for to run, where it names no floor."""
 
 HIGHEST = 1e12
 """Said of a device without memory for keys and values: JSON knows no infinity."""
@@ -53,10 +58,36 @@ class Pressure:
         if entry is None or entry.facts is None:
             return 0.0
         growth = model.kv_token_rate * entry.facts.kv_bytes_per_token
-        return growth / tpot_of(entry.source, device)
+        return growth / tpot_of(entry.source.options.tpot_target, device)
 
 
-def tpot_of(source: ModelSource, device: DeviceSettings) -> float:
-    """The model's target between tokens, else the device's; never 0."""
-    wished = source.options.tpot_target or device.deadlines.tpot or device.itl_target
-    return wished or inf
+def tpot_of(target: float | None, device: DeviceSettings) -> float:
+    """A model's target between tokens, else the device's; never 0."""
+    return target or device.deadlines.tpot or device.itl_target or inf
+
+
+def placed(
+    name: str,
+    facts: ModelFacts | None,
+    device: DeviceSettings,
+    rate: float,
+    *,
+    tpot_target: float | None,
+    floor_bytes: int,
+    fixed: bool = False,
+    pinned: bool = False,
+) -> PlacedModel:
+    """A model as placements see it: weights in whole pages, and room for a few pages of keys and
+    values. One of which nothing is known takes nothing."""
+    page = device.page_bytes
+    weights, token = (facts.weight_bytes, facts.kv_bytes_per_token) if facts else (0, 0)
+    return PlacedModel(
+        name,
+        -(-weights // page) * page,
+        rate,
+        token,
+        tpot_of(tpot_target, device),
+        least_bytes=floor_bytes or max(LEAST_PAGES * page, LEAST_TOKENS * token),
+        fixed=fixed,
+        pinned=pinned,
+    )

@@ -80,18 +80,27 @@ class Balanced:
     ) -> tuple[list[Part], Board, set[str]]:
         """The parts that can be placed, the board of the lowest K found for them, and the models
         that were left out: those that ask for the least a byte, until the rest fits."""
-        left_out: set[str] = set()
-        while True:
-            found = _feasible(devices, parts)
-            if found is not None:
-                return parts, _lowest(devices, parts, found), left_out
-            free = [part for part in parts if not part.fixed]
+        out: list[str] = []
+        kept, found = parts, _feasible(devices, parts)
+        while found is None:
+            free = [part for part in kept if not part.fixed]
             if not free:  # what is fixed is over its device's memory already
-                return parts, board_of(devices, parts), left_out
+                return kept, board_of(devices, kept), set(out)
             hopeless = [part for part in free if _alone_too_large(devices, part)]
-            out = min(hopeless or free, key=lambda p: (p.demand / max(p.weight, 1.0), -p.weight))
-            left_out.add(out.model)
-            parts = [part for part in parts if part.model != out.model]
+            least = min(hopeless or free, key=_worth)
+            out.append(least.model)
+            kept = [part for part in kept if part.model != least.model]
+            found = _feasible(devices, kept)
+        for model in reversed(out):  # a small one may fit after all, once a large one is out
+            more = [part for part in parts if part in kept or part.model == model]
+            if (again := _feasible(devices, more)) is not None:
+                kept, found = more, again
+        left_out = {part.model for part in parts} - {part.model for part in kept}
+        return kept, _lowest(devices, kept, found), left_out
+
+
+def _worth(part: Part) -> tuple[bool, float, float]:
+    return part.pinned, part.demand / max(part.weight, 1.0), -part.weight
 
 
 def _said(board: Board) -> str:

@@ -29,7 +29,8 @@ class PlacedModel:
     ``token_rate``: prompt tokens admitted and tokens generated, a second. ``token_bytes``: keys and
     values of one token. ``tpot``: target between tokens. ``parts``: tensor-parallel ones, each with
     its share of weights and demand, no two on one device. ``least_bytes``: keys and values that it
-    must have room for at least. ``fixed``: it stays where it is.
+    must have room for at least. ``fixed``: it stays where it is. ``pinned``: where not all fit,
+    others are left out first.
     """
 
     name: str
@@ -40,6 +41,7 @@ class PlacedModel:
     parts: int = 1
     least_bytes: int = 0
     fixed: bool = False
+    pinned: bool = False
 
     @property
     def demand(self) -> float:
@@ -66,6 +68,7 @@ class Part:
     least: float
     home: str | None
     fixed: bool
+    pinned: bool
 
 
 @dataclass(slots=True, frozen=True)
@@ -189,6 +192,7 @@ def parts_of(
                     model.least_bytes / model.parts,
                     home,
                     model.fixed and home is not None,
+                    model.pinned,
                 )
             )
     return found

@@ -21,6 +21,7 @@ from tenfold.scheduling.placement.base import (
     PlacementPlan,
     board_of,
     highest,
+    no_room,
     parts_of,
 )
 from tenfold.scheduling.placement.registry import placement_policies
@@ -75,7 +76,7 @@ class Placer:
                 continue
             alone = Board(devices)
             if spread(alone, parts_of([model], devices, {})):
-                hopeless[model.name] = plan.unplaced[model.name]
+                hopeless[model.name] = no_room(model, alone)
                 continue
             parts = parts_of([model], devices, {})
             for part in parts:  # where the least is, for its size: it waits there for its turn
