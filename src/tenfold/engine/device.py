@@ -389,6 +389,8 @@ class Device:
             stats.reserved,
             self.pool.total_resident_bytes(),
             scratch_pages=self.scratch.pages,
+            virtual_bytes=self.settings.page_bytes
+            * sum(space.pages for found in self._ranges.values() for space in found.values()),
         )
 
     def limited(self, name: str) -> bool:
