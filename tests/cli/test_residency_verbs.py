@@ -32,8 +32,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[CannedServer]:
     }
     answers[f"PATCH {PATH}/residency"] = (200, FULL)
     log = "GET /v1/admin/decisions?most="
-    answers[log + "20"] = (200, {"data": [WAKE, RUNG]})
-    answers[log + "3&model=a%2Fb"] = (200, {"data": []})
+    answers[log + "20&limits=false"] = (200, {"data": [WAKE, RUNG]})
+    answers[log + "3&limits=true&model=a%2Fb"] = (200, {"data": []})
     answers["POST /v1/admin/models/x/sleep"] = (
         409,
         {"error": {"message": "x is pinned", "code": "conflict"}},
@@ -102,5 +102,5 @@ def test_why(server: CannedServer) -> None:
         "2.0 s cpu:0 wake a/b 40 125 ms 2 requests wait",
     ]
     assert json.loads(runner.invoke(app, ["why", "--json"]).stdout) == [WAKE, RUNG]
-    shown = runner.invoke(app, ["why", "a/b", "--most", "3"])
+    shown = runner.invoke(app, ["why", "a/b", "--most", "3", "--limits"])
     assert (shown.exit_code, shown.stdout[:9]) == (0, "No memory")

@@ -120,7 +120,7 @@ def test_a_pinned_model_sleeps_only_by_force(tmp_path: Path) -> None:
             await service.sleep("tiny")
         assert fakes.last.asked(SleepModel) == []
         assert (await service.sleep("tiny", force=True)).residency == {"cpu:0": "host"}
-        assert fakes.last.asked(SetResidency) == [SetResidency("tiny", pinned=True)]
+        assert fakes.last.asked(SetResidency) == [SetResidency("tiny", True, -1, 0, -1, 1.0)]
 
     with_fakes(tmp_path, test)
 
@@ -240,6 +240,23 @@ def test_settings_survive_the_worker(tmp_path: Path) -> None:
         (load,) = fakes.last.asked(LoadModel)
         assert isinstance(load, LoadModel) and not load.options.asleep
         assert fakes.last.asked(SleepModel) == []
+
+    with_fakes(tmp_path, test)
+
+
+def test_what_is_set_while_a_model_loads_is_told_when_it_has(tmp_path: Path) -> None:
+    async def test(service: Service, fakes: Fakes) -> None:
+        held: list[Command] = []
+        fakes.answer = lambda worker, command: held.append(command)
+        fakes.last.die()
+        while not held:
+            await asyncio.sleep(0)
+        service.set_residency("tiny", ttl=5.0)
+        assert fakes.last.asked(SetResidency) == []  # the worker does not know it yet
+        obliging(fakes.last, held[0])
+        while not service.ready():
+            await asyncio.sleep(0)
+        assert fakes.last.asked(SetResidency) == [SetResidency("tiny", False, 5.0, 0, -1, 1.0)]
 
     with_fakes(tmp_path, test)
 

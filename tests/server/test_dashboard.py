@@ -179,10 +179,10 @@ MARKS = "[...document.querySelectorAll('#memory-marks span')]"
 @needs_chromium
 async def test_memory_by_model(page: Page, address: str, backend: FakeBackend) -> None:
     backend.log = [
-        MemoryDecision("cpu:0", "wake", "tiny", EVIL, 30.0, 40, 0.125),
+        MemoryDecision("cpu:0", "awake", "tiny", EVIL, 30.0, 40, 0.125),
         MemoryDecision("cpu:0", "reserved", "", "base wants 12 pages", 60.0),
         MemoryDecision("cpu:0", "sleep", "gone", "idle for 45 s", 150.0, 40),
-        MemoryDecision("cpu:0", "wake", "base", "long ago", 900.0),
+        MemoryDecision("cpu:0", "awake", "base", "long ago", 900.0),
     ]
     await backend.sleep("base", "cold", hold=True)
     await start(page, address)
@@ -205,7 +205,7 @@ async def test_memory_by_model(page: Page, address: str, backend: FakeBackend) -
     assert left == pytest.approx([90, 50], abs=2)
     listed = "[...document.querySelectorAll('#decisions tr')].map((row) => row.textContent)"
     rows = await page.run(listed)
-    assert len(rows) == 4 and rows[0].startswith(f"wake tiny{EVIL}")
+    assert len(rows) == 4 and rows[0].startswith(f"awake tiny{EVIL}")
     assert " · 40 pages · 125 ms" in rows[0] and "cpu:0" not in rows[0]
     assert await page.run("document.querySelectorAll('.live table img').length") == 0
     devices = await page.run("document.getElementById('devices').textContent")
@@ -296,7 +296,7 @@ async def test_readable_everywhere(
         )
         for name, drift in (("n" * 64, 0.5), ("beyond", 2.0))
     ]
-    kinds = ["wake", "sleep", "migrate", "reserved"]
+    kinds = ["awake", "sleep", "migrate", "reserved"]
     for at in range(len(kinds)):
         backend.served[f"m{at}"] = replace(backend.served["tiny"], name=f"m{at}")
     models = [*backend.served] * 2

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.anyio
 ADMIN = "/v1/admin/models"
 LOG = [
     MemoryDecision("cpu:0", "wake", "tiny", "2 requests wait", 1.5, 40, 0.2),
-    MemoryDecision("cpu:0", "sleep", "base", "idle for 45 s", 3.0, 40),
+    MemoryDecision("cpu:0", "limit", "base", "3 models are awake", 3.0, 40),
     MemoryDecision("fleet", "migrate", "tiny", "from cpu:0 to cpu:1", 9.0),
 ]
 
@@ -122,6 +122,7 @@ async def test_decisions(client: httpx.AsyncClient, backend: FakeBackend) -> Non
         ("?model=tiny&most=1", ["tiny"]),
         ("?model=tiny", ["tiny", "tiny"]),
         ("?model=gone", []),
+        ("?limits=false&most=2", ["tiny", "tiny"]),
     ):
         found = (await client.get(f"/v1/admin/decisions{query}")).json()
         DecisionsReply.model_validate(found)
@@ -141,7 +142,7 @@ async def test_status_tells_all_of_it(client: httpx.AsyncClient, backend: FakeBa
     (device,) = status["devices"]
     assert (device["fragmentation"], device["pressure"]) == (3.0, 0.75)
     assert device["models"][0]["residency"] == "cold"
-    assert [each["kind"] for each in status["decisions"]] == ["wake", "sleep", "migrate"]
+    assert [each["kind"] for each in status["decisions"]] == ["wake", "migrate"]
 
 
 async def test_only_an_administrator_may(backend: FakeBackend) -> None:
@@ -215,6 +216,6 @@ async def test_the_log_is_asked_for_once_a_second_and_grows_older(backend: FakeB
     for _ in range(4):
         ages.append((await cache.get())[0]["age"])
         clock.at += 0.75
-    assert ages == [1.5, 2.25, 1.5, 2.25] and asked == [100, 100]
+    assert ages == [1.5, 2.25, 1.5, 2.25] and asked == [400, 400]
     clock.at += 10
     assert (await cache.get())[0]["age"] == pytest.approx(1.5 + 0.75 * 2 + 10)

@@ -15,11 +15,14 @@ def why(
     most: Annotated[
         int, typer.Option("--most", min=1, max=1000, help="Decisions to show, the newest.")
     ] = 20,
+    limits: Annotated[
+        bool, typer.Option("--limits", help="With changes of what models may hold: there are many.")
+    ] = False,
     url: Url = DEFAULT_URL,
     key: AdminKey = None,
     as_json: Json = False,
 ) -> None:
-    """Why models woke, slept, moved or were limited: the latest decisions, newest last.
+    """Why models woke, slept and moved: the latest decisions about memory, newest last.
 
     Needs the admin key where one is set. Why requests wait is told by tenfold schedule.
     """
@@ -27,7 +30,8 @@ def why(
 
     from tenfold.cli.http import call
 
-    query = urlencode({"most": most} | ({"model": model} if model else {}))
+    asked: dict[str, Any] = {"most": most, "limits": str(limits).lower()}
+    query = urlencode(asked | ({"model": model} if model else {}))
     reply: dict[str, Any] = call(url, "GET", f"/v1/admin/decisions?{query}", key=key)
     if as_json:
         print_json(reply["data"])

@@ -402,6 +402,8 @@ class Device:
             live_kv_bytes=sum(cache.live_bytes() for cache in self._caches.values()),
             map_seconds=times.map,
             unmap_seconds=times.unmap,
+            virtual_bytes=self.settings.page_bytes
+            * sum(space.pages for found in self._ranges.values() for space in found.values()),
         )
 
     def limited(self, name: str) -> bool:

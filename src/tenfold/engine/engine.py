@@ -172,7 +172,7 @@ class Engine:
                 self._moved(name, lambda: self.residents.change(command))
             case AskDecisions(id, most):
                 latest = self.residents.latest(most)
-                self.emit(DecisionReport(id, self.device.name, latest))
+                self.emit(DecisionReport(id, self.device.name, latest, self.clock.now()))
             case AskSchedule(id, most):
                 models = [batcher.schedule(most) for batcher in batchers(self.instances)]
                 self.emit(ScheduleReport(id, self.device.name, models))
@@ -261,7 +261,7 @@ class Engine:
             raise InvalidRequest(
                 f"{command.model} generates text and has no embeddings to serve", param="model"
             )
-        self.residents.arrives(command.model)
+        self.residents.arrives(command.model, keep_alive=command.keep_alive)
         instance.submit(command)
 
     # --- models come and go ---------------------------------------------------------------------
@@ -500,6 +500,7 @@ class Engine:
         stats.models = [tell(name, one.stats()) for name, one in self.instances.items()]
         stats.clients = self._client_stats()
         stats.rounds = self.device.accounts.rounds
+        stats.decided = dict(self.residents.decided)
         stats.integrity = self.faults
         stats.message_seconds = self._message_seconds
         return stats

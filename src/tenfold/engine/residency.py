@@ -7,7 +7,7 @@ reason. Runs on the engine's thread. Does not know why requests come, nor how pa
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import inf
@@ -148,6 +148,7 @@ class Residents:
         self.settings = settings.residency
         self.policy = residency_policies.get(settings.residency.mode)(settings.residency)
         self.decisions: deque[Decision] = deque(maxlen=MOST_DECISIONS)
+        self.decided: Counter[str] = Counter()
         self._page_bytes = settings.page_bytes
         self._memory = memory
         self._reclaim = reclaim
@@ -227,14 +228,17 @@ class Residents:
         return min([self._look, self._filler.due(), *shrinks])
 
     # --- requests -------------------------------------------------------------------------------
-    def arrives(self, name: str, request: EngineRequest | None = None) -> None:
-        """A request for the model is about to be queued. Raises DeadlineExceeded for one whose time
-        would be over before the model is awake."""
+    def arrives(
+        self, name: str, request: EngineRequest | None = None, keep_alive: float | None = None
+    ) -> None:
+        """A request for the model is about to be queued; ``keep_alive`` as of one. Raises
+        DeadlineExceeded for one whose time would be over before the model is awake."""
         one = self._models[name]
         now = self._clock.now()
         one.last_used = now
-        if request is not None and request.keep_alive is not None:
-            one.keep = request.keep_alive
+        keep_alive = keep_alive if request is None else request.keep_alive
+        if keep_alive is not None:
+            one.keep = keep_alive
         if one.state == "resident":
             return
         self._changed = True
@@ -533,6 +537,7 @@ class Residents:
     # --- looking inside -------------------------------------------------------------------------
     def _log(self, kind: str, model: str, why: str, pages: int = 0, seconds: float = 0.0) -> None:
         self.decisions.append(Decision(self._clock.now(), kind, model, why, pages, seconds))
+        self.decided[kind] += 1
 
     def note(self, rung: Rung, model: str, why: str, pages: int) -> None:
         """A rung that was climbed page by page is one decision a second."""
@@ -553,12 +558,31 @@ class Residents:
         one, now = self._models[name], self._clock.now()
         stats.residency = one.state
         stats.pinned = one.options.pinned
-        stats.limit_pages = one.limit_pages
+        stats.held = one.held
+        stats.limit_pages = one.cap
         stats.floor_pages = one.options.floor_bytes // self._page_bytes
         busy = one.instance.running or one.instance.waiting
         stats.idle_seconds = 0.0 if busy else now - one.last_used
+        stats.sleeps_in = None
+        if one.state == "resident" and not busy and (stay := self._stay(one)) is not None:
+            stats.sleeps_in = max(0.0, stay - stats.idle_seconds)
         stats.wakes, stats.sleeps, stats.wake_seconds = one.wakes, one.sleeps, one.wake_seconds
         return stats
+
+    def _stay(self, one: _Resident) -> float | None:
+        """Seconds without work after which the model sleeps whatever memory there is; None: it does
+        not."""
+        settings, keep = self.settings, one.keep
+        if settings.mode in ("static", "quota", "swap") or one.options.pinned:
+            return None
+        if keep is not None:
+            return keep if keep >= 0 else None
+        times = [] if one.options.ttl is None else [one.options.ttl]
+        if settings.mode in ("ttl", "cold"):
+            times = times or [settings.keep_alive]
+        elif settings.evict == "always":
+            times.append(settings.idle_seconds)
+        return min(times, default=None)
 
     def names(self) -> Iterable[str]:
         return self._models

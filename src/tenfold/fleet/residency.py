@@ -17,7 +17,6 @@ from tenfold.core.messages import (
     Decision,
     ModelMoved,
     ModelOptions,
-    SetResidency,
     SleepModel,
     WakeModel,
 )
@@ -107,11 +106,8 @@ class Residency:
         change.check(source.options)
         source.options = change.applied(source.options)
         source.pinned = source.pinned if change.pinned is None else change.pinned
-        command = SetResidency(
-            entry.name, change.pinned, change.ttl, change.floor, change.limit, change.evict_cost
-        )
         for place in entry.places:
-            place.set_residency(command, source.options)
+            place.set_residency(entry.name, source.options)
 
     def note(self, decision: Decision, entry: ServedModel | None = None) -> None:
         """Enter a decision of the fleet itself, such as a migration of ``entry``, into the log.

@@ -89,6 +89,7 @@ class Supervisor:
         self._deaths: dict[str, int] = {}
         self._sent: set[str] = set()
         self._leaving: set[str] = set()
+        self._late: set[str] = set()
         self._tries: dict[str, int] = {}
         self._retries: dict[str, asyncio.TimerHandle] = {}
         self._restart: asyncio.Task[None] | None = None
@@ -145,6 +146,7 @@ class Supervisor:
         self.failed.clear()
         self._sent.clear()
         self._leaving.clear()
+        self._late.clear()
         self._cancel_retries()
         self.moves.lost(WorkerLost(f"the worker of {self.name} died; it is started again"))
         self.restarts += 1
@@ -221,16 +223,20 @@ class Supervisor:
             self._sent.discard(name)
             self._leaving.add(name)
             self.send(UnloadModel(name))
+        self._late.discard(name)
         self._settle(name, None, _unloaded(name))
         self.moves.forget(name, _unloaded(name))
         self._tell()
 
-    def set_residency(self, command: SetResidency, options: ModelOptions) -> None:
-        """Tell the worker, if it has the model. Whichever comes back loads it with ``options``."""
-        if command.name in self.wanted:
-            self.wanted[command.name] = replace(self.wanted[command.name], options=options)
-        if command.name in self._sent:
-            self.send(command)
+    def set_residency(self, name: str, options: ModelOptions) -> None:
+        """Tell the worker, at once or when it has loaded the model. Whichever comes back loads it
+        with ``options``."""
+        if name in self.wanted:
+            self.wanted[name] = replace(self.wanted[name], options=options)
+        if name in self.loaded:
+            self.send(_residency(name, options))
+        elif name in self._sent:
+            self._late.add(name)
 
     async def wait_up(self, seconds: float) -> None:
         """Until the worker is up. Raises what keeps it from ever being, or TimeoutError."""
@@ -303,7 +309,11 @@ class Supervisor:
         if name not in self.wanted or name in self._leaving:
             return  # unloaded while the news was on its way
         self.loaded[name] = facts
-        self.moves.up(name, asleep=self.wanted[name].options.asleep)
+        options = self.wanted[name].options
+        self.moves.up(name, asleep=options.asleep)
+        if name in self._late:
+            self._late.discard(name)
+            self.send(_residency(name, options))
         self.failed.pop(name, None)
         self._tries.pop(name, None)
         self._settle(name, facts, None)
@@ -409,6 +419,13 @@ class Supervisor:
 def _backoff(failures: int) -> float:
     """Seconds to wait before the next try; the first comes at once."""
     return BACKOFF_SECONDS[min(max(failures - 1, 0), len(BACKOFF_SECONDS) - 1)]
+
+
+def _residency(name: str, options: ModelOptions) -> SetResidency:
+    """All that may change of what a model may hold."""
+    limit = -1 if options.kv_limit_bytes is None else options.kv_limit_bytes
+    ttl = -1.0 if options.ttl is None else options.ttl
+    return SetResidency(name, options.pinned, ttl, options.floor_bytes, limit, options.evict_cost)
 
 
 def _unloaded(name: str) -> Unavailable:

@@ -17,6 +17,8 @@ from tenfold.fleet.types import MemoryDecision
 from tenfold.server.backend import Backend
 
 MOST = 100
+_ASKED = 400
+"""Limits change whenever a model comes or goes; who watches is told of the rest."""
 _PLACE = (
     *("residency", "held", "weight_pages", "kv_pages", "cached_pages", "image_pages"),
     *("limit_pages", "floor_pages", "idle_seconds", "sleeps_in"),
@@ -58,8 +60,8 @@ def device_dict(device: DeviceStats) -> dict[str, Any]:
 
 
 class DecisionCache:
-    """The backend's latest decisions, asked for at most once in ``max_age`` seconds however many
-    pages watch. Workers that do not answer leave the old ones standing."""
+    """The backend's latest decisions but for changed limits, asked for at most once in ``max_age``
+    seconds however many pages watch. Workers that do not answer leave the old ones standing."""
 
     def __init__(
         self, backend: Backend, clock: Clock, max_age: float = 1.0, patience: float = 2.0
@@ -83,7 +85,8 @@ class DecisionCache:
     async def _ask(self) -> None:
         try:
             async with asyncio.timeout(self._patience):
-                self._last = await self._backend.decisions(MOST)
+                found = await self._backend.decisions(_ASKED)
+            self._last = [one for one in found if one.kind != "limit"][:MOST]
             self._at = self._clock.now()
         except (TenfoldError, TimeoutError) as exc:
             logging.getLogger("tenfold.server").warning("no decisions from workers: %r", exc)

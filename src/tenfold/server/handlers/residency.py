@@ -103,8 +103,13 @@ async def decisions(
     request: Request,
     model: Annotated[str | None, Query(description="Only this model.")] = None,
     most: Annotated[int, Query(ge=1, le=MOST, description="At most so many.")] = 100,
+    limits: Annotated[bool, Query(description="With changes of what models may hold.")] = True,
 ) -> Response:
     """Why memory moved: the latest decisions of all devices, newest first."""
-    found = await state_of(request).backend.decisions(most if model is None else MOST)
-    data = [asdict(one) for one in found if model is None or one.model == model]
+    found = await state_of(request).backend.decisions(most if model is None and limits else MOST)
+    data = [
+        asdict(one)
+        for one in found
+        if (model is None or one.model == model) and (limits or one.kind != "limit")
+    ]
     return Json({"object": "list", "data": data[:most]})

@@ -105,7 +105,7 @@ class StatusClient(Reply):
 
 class StatusReply(Reply):
     """``generated_tokens`` only grows: a rate is the difference of two readings over ``now``.
-    ``decisions``: the latest about memory, newest first."""
+    ``decisions``: the latest about memory but for changed limits, newest first."""
 
     version: str
     ready: bool

@@ -8,7 +8,7 @@ const HEIGHT = 120;
 const MOST_MARKS = 80;
 const MOST_ROWS = 30;
 const SVG = "http://www.w3.org/2000/svg";
-const MARKS = { wake: "▲", sleep: "▼", migrate: "◆" };
+const MARKS = { awake: "▲", sleep: "▼", migrate: "◆" };
 
 const seen = { history: [], tones: new Map(), devices: 0 };
 
@@ -52,12 +52,9 @@ function drawPages(status) {
     ["weights", "kv"].forEach((what, index) => {
       const above = seen.history.map((each, at) => below[at] + (each.models.get(name)?.[index] || 0));
       if (above.some((value, at) => value > below[at])) {
-        const line = (values) => values.map((value, at) => (
-          `${xs[at].toFixed(1)} ${(HEIGHT * (1 - value / top)).toFixed(1)}`
-        ));
         const path = document.createElementNS(SVG, "path");
         path.setAttribute("class", `layer ${what} ${tone}`);
-        path.setAttribute("d", `M${[...line(above), ...line(below).reverse()].join("L")}Z`);
+        path.setAttribute("d", `M${[...steps(xs, above, top), ...steps(xs, below, top).reverse()].join("L")}Z`);
         layers.push(path);
       }
       below = above;
@@ -68,6 +65,15 @@ function drawPages(status) {
   setText($("memory-top"), height);
   setText($("memory-now"), `${bytes(total)} now`);
   $("memory-chart").setAttribute("aria-label", `Memory by model over the last five minutes; now ${bytes(total)}`);
+}
+
+// Memory moves at once: what was seen holds until something else is.
+function steps(xs, values, top) {
+  const y = (value) => (HEIGHT * (1 - value / top)).toFixed(1);
+  return values.flatMap((value, at) => {
+    const point = `${xs[at].toFixed(1)} ${y(value)}`;
+    return at ? [`${xs[at].toFixed(1)} ${y(values[at - 1])}`, point] : [point];
+  });
 }
 
 // Where in the chart a moment lies that was so many seconds ago.
