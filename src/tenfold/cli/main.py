@@ -29,6 +29,7 @@ from tenfold.cli import (
     simulate,
     sleep,
     top,
+    trace,
     unload,
     wake,
     why,
@@ -90,7 +91,7 @@ def root(
 for verb in (
     *(serve, chat, pull, models, ps, top, schedule, load, unload),
     *(sleep, wake, pin, limit, keep, why, clients),
-    *(bench, simulate, doctor),
+    *(bench, simulate, trace, doctor),
 ):
     verb.register(app)
 

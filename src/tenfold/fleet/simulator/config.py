@@ -73,13 +73,14 @@ def read_simulation(tree: Mapping[str, Any], where: str, folder: Path = Path()) 
         ScheduleSettings(**_checked(TypeAdapter(ScheduleSection), schedule, where).model_dump()),
         _table(RoutingSettings, tree.get("routing", {}), f"{where}: routing"),
         _table(RunSettings, tree.get("run", {}), f"{where}: run"),
-        [_workload(table, f"{where}: workload {n}") for n, table in enumerate(tables, 1)],
+        [read_workload(table, f"{where}: workload {n}") for n, table in enumerate(tables, 1)],
         _checked(TypeAdapter(dict[str, float]), tree.get("weights", {}), f"{where}: weights"),
         _table(QueueSettings, tree["queue"], f"{where}: queue") if "queue" in tree else None,
     )
 
 
-def _workload(table: Mapping[str, Any], where: str) -> Workload:
+def read_workload(table: Mapping[str, Any], where: str) -> Workload:
+    """A workload of its settings, ``kind`` among them. Raises ConfigError."""
     settings = dict(table)
     kind = settings.pop("kind", None)
     if not isinstance(kind, str):

@@ -45,7 +45,7 @@ class Program:
 @dataclass(slots=True, eq=False)
 class Call:
     """One request. ``at``: when it is asked. ``output``: tokens that are generated, exactly.
-    ``then``: what follows from the answer."""
+    ``then``: what follows from the answer. ``model``: which of several; empty: the only one."""
 
     client: str
     prompt: Prompt
@@ -53,6 +53,7 @@ class Call:
     at: float
     program: Program
     then: Then | None = None
+    model: str = ""
 
 
 PAUSE = 1.0
