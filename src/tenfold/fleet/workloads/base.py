@@ -73,13 +73,20 @@ def answered(call: Call, tokens: list[int], now: float) -> list[Call]:
     following = [] if call.then is None else list(call.then(call, tokens, now))
     if program.done and program.next is not None:
         following += program.next(now)
-    return following
+    return _of_the_same(call, following)
 
 
 def failed(call: Call, now: float) -> list[Call]:
     """A call was refused or lost, and its program ends there; gives what its client does next."""
     after, call.program.next = call.program.next, None
-    return [] if after is None else list(after(now + PAUSE))
+    return [] if after is None else _of_the_same(call, list(after(now + PAUSE)))
+
+
+def _of_the_same(call: Call, following: list[Call]) -> list[Call]:
+    """What follows from a call is asked of its model, unless it names another."""
+    for one in following:
+        one.model = one.model or call.model
+    return following
 
 
 class Workload(Protocol):
