@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from tenfold.bench.fair.drive import Driver
-from tenfold.bench.models.point import Before, Machine, Target, between, device_stats, serving
+from tenfold.bench.models.point import Before, Machine, Target, device_stats, serving
 from tenfold.client.inprocess import InProcessClient
 from tenfold.core.errors import ConfigError
+from tenfold.fleet.workloads.attainment import between
 from tenfold.fleet.workloads.base import Call
 from tenfold.fleet.workloads.trace import Asked, Speaker
 

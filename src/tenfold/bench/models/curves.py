@@ -63,6 +63,10 @@ class Rival:
     def sustains(self, level: float) -> Estimate:
         return Estimate.of([sustained(curve, level) for curve in self.curves])
 
+    def falls_below(self, level: float) -> bool:
+        """Whether every curve does somewhere; if not, it sustains more than was run."""
+        return all(min(curve.values()) < level for curve in self.curves)
+
     def at(self, load: float) -> Estimate | None:
         """Its attainment at a load that was run with every seed; None where it was not."""
         values = [curve[load] for curve in self.curves if load in curve]

@@ -42,9 +42,12 @@ def baselines(parts: dict[str, Any], budget: str) -> list[Rival]:
 
 
 def half_load(parts: dict[str, Any], budget: str) -> float:
-    """Where the best baseline's attainment falls to a half; 0 where that was not measured."""
+    """Where the best baseline's attainment falls to a half; 0 where no load that was run is high
+    enough."""
     found = best(baselines(parts, budget), 0.5)
-    return 0.0 if found is None else round(found.sustains(0.5).mean, 2)
+    if found is None or not found.falls_below(0.5):
+        return 0.0
+    return round(found.sustains(0.5).mean, 2)
 
 
 def claims(parts: dict[str, Any]) -> list[Claim]:
@@ -84,7 +87,7 @@ def _curve_claims(parts: dict[str, Any], budget: str) -> Iterator[Claim]:
     yield Claim(
         f"{budget}: load at {NEAR:.0%} in time, against {champion.name}",
         f"{least:g} x",
-        _ratio(mine, theirs),
+        _ratio(mine, theirs, "" if ours.falls_below(NEAR) else "at least "),
         mine.mean >= least * theirs.mean if theirs.mean else (mine.mean > 0 or None),
     )
 
@@ -93,11 +96,11 @@ def _percent(value: Estimate) -> str:
     return f"{value.mean:.1%} ± {value.half:.1%}"
 
 
-def _ratio(mine: Estimate, theirs: Estimate) -> str:
-    said = f"{mine.mean:.2f} ± {mine.half:.2f} against {theirs.mean:.2f} ± {theirs.half:.2f}"
+def _ratio(mine: Estimate, theirs: Estimate, least: str) -> str:
+    said = f"{least}{mine.mean:.2f} ± {mine.half:.2f} against {theirs.mean:.2f} ± {theirs.half:.2f}"
     if not theirs.mean:
         return f"{said} requests/s; no load that was run is low enough for a baseline"
-    return f"{mine.mean / theirs.mean:.2f} x ({said} requests/s)"
+    return f"{least}{mine.mean / theirs.mean:.2f} x ({said} requests/s)"
 
 
 def _wake_claims(parts: dict[str, Any]) -> Iterator[Claim]:

@@ -99,6 +99,19 @@ class Workload(Protocol):
         ...
 
 
+@dataclass(slots=True)
+class Directed:
+    """A workload all of whose calls are for one model."""
+
+    workload: Workload
+    model: str
+
+    def calls(self, seed: int, seconds: float) -> Iterator[Call]:
+        for call in self.workload.calls(seed, seconds):
+            call.model = self.model
+            yield call
+
+
 class Person:
     """One client of a workload while it is drawn: its name and its own randomness."""
 
