@@ -52,7 +52,7 @@ def test_a_drained_run_answers_everything_and_leaves_nothing(
     assert {one.worker for one in result.run.calls} == {"worker-0", "worker-1"}
     for worker in workers:
         assert worker.engine.check() == [] and not worker.engine.has_work
-        assert worker.instance.batcher.cache.stats().sequences == 0
+        assert worker.instances["model"].batcher.cache.stats().sequences == 0
 
 
 def test_programs_end_with_their_last_call() -> None:

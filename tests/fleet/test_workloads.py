@@ -65,7 +65,7 @@ def test_words_depend_on_the_seed_and_do_not_repeat() -> None:
 
 
 # --- what all kinds share -----------------------------------------------------------------------
-@pytest.mark.parametrize("kind", workloads.names())
+@pytest.mark.parametrize("kind", sorted({*workloads.names()} - {"trace"}))
 def test_the_same_seed_draws_the_same(kind: str) -> None:
     def drawn(seed: int) -> list[tuple[object, ...]]:
         made = workloads.get(kind)(scale=0.05)

@@ -432,3 +432,47 @@ def fair(
         Console().print(shown)
     fairness_plot(found, out / f"{name}.png")
     typer.echo(f"written: {out / f'{name}.json'}, {out / f'{name}.png'}")
+
+
+@app.command()
+def models(
+    cells: Annotated[
+        str,
+        typer.Option(help="Only these: targets,A,B,wake,overhead,burst,margin,idle,tau,simulated."),
+    ] = "",
+    modes: Annotated[
+        str, typer.Option(help="In place of those that compete, with ; between.")
+    ] = "",
+    loads: Annotated[str, typer.Option(help="Requests a second, ascending.")] = "",
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each point.")] = 3,
+    seconds: Annotated[float, typer.Option(help="Least length of a point.")] = 60.0,
+    requests: Annotated[int, typer.Option(help="Least requests of a point.")] = 500,
+    smol: Annotated[str, typer.Option(help="Catalogue name or file.")] = "smollm2-135m",
+    gemma: Annotated[str, typer.Option(help="Catalogue name or file.")] = "gemma3-270m",
+    tiny: Annotated[
+        bool, typer.Option("--tiny", help="Made models only: does it all run?")
+    ] = False,
+    threads: Threads = 0,
+    fresh: Annotated[bool, typer.Option(help="Replace results that are there.")] = False,
+    out: Out = Path("bench"),
+) -> None:
+    """Many models in one memory: who answers in time, at which load, and what waking costs.
+
+    Writes models.json after every run and goes on where it ended; models.md and plots at the end.
+    """
+    from dataclasses import replace
+
+    from tenfold.bench.models.command import Files, compare_models
+    from tenfold.bench.models.run import CELLS, Plan
+
+    plan = Plan(
+        cells=_words(cells) or CELLS,
+        modes=[word.strip() for word in modes.split(";") if word.strip()],
+        seeds=seeds,
+        seconds=seconds,
+        requests=requests,
+    )
+    if loads:
+        plan = replace(plan, loads=[float(word) for word in _words(loads)])
+    files = Files(out, {"smollm2-135m": smol, "gemma3-270m": gemma}, fresh=fresh)
+    compare_models(plan, files, tiny=tiny, threads=threads)

@@ -30,6 +30,7 @@ from tenfold.cli import (
     simulate,
     sleep,
     top,
+    trace,
     unload,
     wake,
     why,
@@ -91,7 +92,7 @@ def root(
 for verb in (
     *(serve, chat, pull, models, ps, top, schedule, load, unload),
     *(sleep, wake, pin, limit, keep, why, clients),
-    *(plan, bench, simulate, doctor),
+    *(plan, bench, simulate, trace, doctor),
 ):
     verb.register(app)
 

@@ -2,7 +2,8 @@
 
 Peaks are the makers' for dense 16-bit products. What a serving engine reaches is less: 55 % of the
 arithmetic, 75 % of the bandwidth and 2 ms of a step's time for launches and sampling are taken
-throughout. These three are assumptions, not measurements; a calibrated file has none of them.
+throughout, and 80 % of the link to the host. These are assumptions, not measurements; a calibrated
+file has none of them.
 """
 
 from __future__ import annotations
@@ -18,22 +19,34 @@ from tenfold.costs.preble import FORMULAS, Preble
 from tenfold.costs.step import StepModel
 
 COMPUTE_SHARE, BANDWIDTH_SHARE, OVERHEAD_SECONDS = 0.55, 0.75, 2e-3
+LINK_SHARE = 0.8
+
+PCIE4, PCIE5 = 31.5e9, 63e9
+"""Bytes a second of sixteen lanes, in one direction."""
+
+DISK_BANDWIDTH = 3e9
+"""Of a solid-state disk, where nothing is known; an assumption."""
+
+HERE_BANDWIDTH = 1e9
+"""From the page cache into pages, of a device that is a calibrated file; until it is measured."""
 
 
 @dataclass(slots=True, frozen=True)
 class Accelerator:
-    """Peaks of one device: operations and bytes a second, and its memory."""
+    """Peaks of one device: operations and bytes a second, its memory, and bytes a second from the
+    host's."""
 
     flops: float
     bandwidth: float
     memory_bytes: int
+    link: float = PCIE4
 
 
 ACCELERATORS: Final[dict[str, Accelerator]] = {
     "a10g": Accelerator(70e12, 600e9, 24 << 30),
     "l4": Accelerator(121e12, 300e9, 24 << 30),
     "a100-80g": Accelerator(312e12, 2.039e12, 80 << 30),
-    "h100": Accelerator(989e12, 3.35e12, 80 << 30),
+    "h100": Accelerator(989e12, 3.35e12, 80 << 30, PCIE5),
 }
 
 _MEMORY: Final[dict[str, int]] = {
@@ -56,11 +69,13 @@ class ModelShape:
 
 @dataclass(slots=True, frozen=True)
 class DeviceCosts:
-    """What steps cost on a device, and its memory (0: not known)."""
+    """What steps cost on a device, and its memory (0: not known). ``link``: bytes a second at which
+    weights come from the host's memory."""
 
     steps: StepModel
     memory_bytes: int
     about: str
+    link: float = LINK_SHARE * PCIE4
 
 
 def names() -> list[str]:
@@ -87,7 +102,7 @@ def device_costs(device: str, model: ModelShape) -> DeviceCosts:
             f"{device}: roofline, {COMPUTE_SHARE:.0%} of {peak.flops / 1e12:g} Tflop/s, "
             f"{BANDWIDTH_SHARE:.0%} of {peak.bandwidth / 1e9:g} GB/s"
         )
-        return DeviceCosts(steps, peak.memory_bytes, about)
+        return DeviceCosts(steps, peak.memory_bytes, about, LINK_SHARE * peak.link)
     if device in FORMULAS:
         about = f"{device}: published coefficients; the model's shape gives only its memory"
         return DeviceCosts(Preble(device), _MEMORY[device], about)
@@ -98,4 +113,4 @@ def device_costs(device: str, model: ModelShape) -> DeviceCosts:
         )
     found = load_costs(path)
     about = f"{path.name}: measured with {found.model}, median error {found.median_error:.1%}"
-    return DeviceCosts(Measured(found.costs), 0, about)
+    return DeviceCosts(Measured(found.costs), 0, about, HERE_BANDWIDTH)

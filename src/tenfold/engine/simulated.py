@@ -144,8 +144,9 @@ class CountedWeights:
         self._cold = False
 
     def unmap(self) -> None:
-        self.mapped = False
-        self._source.unmap(range(self.pages))
+        if self.mapped:
+            self.mapped = False
+            self._source.unmap(range(self.pages))
 
     def leave_host(self) -> None:
         self._cold = True

@@ -77,7 +77,7 @@ class SimulatedDevice:
         clock: Clock,
         kind: type[GenerateInstance] = GenerateInstance,
     ) -> GenerateInstance:
-        """Add a model whose weights are there already.
+        """Add a model whose weights are there already, or which sleeps (``options.asleep``).
 
         Raises OutOfMemory when they leave no room for a block."""
         settings, facts, name = self.settings, model.facts, model.facts.name
@@ -126,8 +126,10 @@ class SimulatedDevice:
 
     def _cache(self, model: SimulatedModel, pages: ModelPages, weights: CountedWeights) -> KVCache:
         settings = self.settings
-        mapped = weights.map()
-        left = pages.available() * settings.page_bytes if mapped else 0
+        if model.options.asleep:  # what others hold now is given up when it wakes
+            left = (pages.whole.capacity - weights.pages) * settings.page_bytes
+        else:
+            left = pages.available() * settings.page_bytes if weights.map() else 0
         sizes = [group.block_bytes(settings.block_tokens) for group in model.groups]
         if left < sum(sizes):
             raise OutOfMemory(

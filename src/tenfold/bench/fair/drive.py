@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import count
 
 from tenfold.client.base import Client
@@ -19,13 +19,21 @@ from tenfold.fleet.types import Delta, Finished, GenerateRequest, TextPrompt
 from tenfold.fleet.workloads.base import Call, answered, asked, failed
 from tenfold.fleet.workloads.outcome import Outcome, ProgramOutcome, Run
 
+FIRST_TEXT = 3
+"""Tokens below are a small vocabulary's special ones."""
+
 
 class Driver:
-    """One run against one model. ``drive`` once only."""
+    """One run against ``model``, or where calls name models, those. ``vocabularies``: of models
+    that know fewer tokens than workloads make up; their prompts are folded into it. ``drive`` once
+    only."""
 
-    def __init__(self, client: Client, model: str) -> None:
+    def __init__(
+        self, client: Client, model: str, vocabularies: Mapping[str, int] | None = None
+    ) -> None:
         self._client = client
         self._model = model
+        self._vocabularies = vocabularies or {}
         self._ids = count(1)
         self._run = Run(0.0)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -69,14 +77,19 @@ class Driver:
         if (pause := call.at - self._now()) > 0:
             await asyncio.sleep(pause)
         asked(call)
-        prompt = call.prompt[:].tolist()
+        model = call.model or self._model
+        tokens = call.prompt[:]
+        if known := self._vocabularies.get(model):
+            tokens = FIRST_TEXT + tokens % (known - FIRST_TEXT)
+        prompt = tokens.tolist()
         outcome = Outcome(
             str(next(self._ids)), call.client, call.program.name, self._now(), len(prompt)
         )
+        outcome.model = model
         self._run.calls.append(outcome)
         request = GenerateRequest(
             id=outcome.id,
-            model=self._model,
+            model=model,
             client=call.client,
             prompt=TextPrompt(prompt),
             sampling=SamplingParams(max_tokens=call.output, temperature=0.0, ignore_eos=True),

@@ -14,10 +14,21 @@ from heapq import heappop, heappush
 from itertools import count
 from math import inf
 
-from tenfold.core.errors import Overloaded
-from tenfold.core.messages import Event, PrefixUpdate, RequestFailed, StepDone, TokenOutput
+from tenfold.core.errors import ConfigError, Overloaded
+from tenfold.core.messages import (
+    Abort,
+    Command,
+    Event,
+    Generate,
+    ModelMoved,
+    PrefixUpdate,
+    RequestFailed,
+    StepDone,
+    TokenOutput,
+)
 from tenfold.core.settings import Share
 from tenfold.core.types import SamplingParams
+from tenfold.fleet.simulator.homes import Homes
 from tenfold.fleet.simulator.worker import MODEL, SimulatedWorker, engine_request, exactly
 from tenfold.fleet.workloads.base import Call, answered, asked, failed
 from tenfold.fleet.workloads.outcome import Outcome, ProgramOutcome, Run
@@ -33,17 +44,23 @@ REPORT_EVERY = 1024
 
 @dataclass(slots=True)
 class _Live:
-    """A call under way. ``answer``: its tokens, where something follows from them."""
+    """A call under way. ``worker``: where its tokens are counted; ``others``: those that compute
+    the other parts of its model. ``begun`` and ``ended``: how many parts have had a first, and
+    their last token. ``answer``: its tokens, where something follows from them."""
 
     call: Call
     outcome: Outcome
     worker: SimulatedWorker | None = None
+    others: tuple[SimulatedWorker, ...] = ()
+    begun: set[str] = field(default_factory=set)
+    ended: int = 0
     answer: list[int] = field(default_factory=list)
 
 
 class Cluster:
     """Workers behind one router. ``limits``: how much may wait; None for anything.
-    ``router_seconds``: what the router spends on a request."""
+    ``router_seconds``: what the router spends on a request. ``homes``: where each of several models
+    is; None for one that every worker holds."""
 
     def __init__(
         self,
@@ -55,6 +72,7 @@ class Cluster:
         limits: Limits | None = None,
         router_seconds: float = 0.0,
         progress: Progress | None = None,
+        homes: Homes | None = None,
     ) -> None:
         self.workers = {worker.name: worker for worker in workers}
         self._among = frozenset(self.workers)
@@ -64,6 +82,7 @@ class Cluster:
         self._router_seconds = router_seconds
         self._router_free = 0.0
         self._progress = progress
+        self.homes = homes
         self._live: dict[str, _Live] = {}
         self._samplings: dict[int, SamplingParams] = {}
         self._ids = count(1)
@@ -74,6 +93,8 @@ class Cluster:
         self._ended = 0
         self._run = Run(0.0)
         self._numbers = {worker.name: number for number, worker in enumerate(workers)}
+        if homes is not None:
+            homes.send = self.give
         for worker in workers:
             router.join(worker.name)
             self._hear(worker, worker.begin(shares, tell_prefixes=router.follows_caches))
@@ -87,6 +108,8 @@ class Cluster:
         end = inf if drain else seconds
         now, events = 0.0, 0
         steps, later, arrived = self._steps, self._later, self._arrived
+        period = self.homes.period if self.homes is not None else 0.0
+        look = period or inf
         while True:
             while steps and steps[0][2] != steps[0][3].version:
                 heappop(steps)  # it is due at another time by now
@@ -95,11 +118,15 @@ class Cluster:
             if later and later[0][0] < asked:
                 asked = later[0][0]
             sent = arrived[0][0] if arrived else inf
-            at = min(step, asked, sent)
-            if at > end or at == inf:
+            at = min(step, asked, sent, look)
+            if at > end or at == inf or (at > seconds and not self._live and not later):
                 break
             now = at
-            if step == at:
+            if look == at:
+                assert self.homes is not None
+                self.homes.look(at)
+                look += period
+            elif step == at:
                 self._finish_step()
             elif sent == at:
                 self._dispatch(heappop(arrived)[2], at)
@@ -125,6 +152,7 @@ class Cluster:
         asked(call)
         outcome = Outcome(id, call.client, call.program.name, call.at, prompt)
         self._run.calls.append(outcome)
+        outcome.model = call.model
         live = _Live(call, outcome)
         if self.admission is not None:
             try:
@@ -141,25 +169,41 @@ class Cluster:
 
     def _dispatch(self, live: _Live, now: float) -> None:
         call, outcome = live.call, live.outcome
+        model, among = MODEL, self._among
+        if self.homes is not None:
+            model = call.model
+            self.homes.asked(model, now)
+            home = self.homes.of(model)
+            among = self._among if self.homes.replicated else frozenset(home[:1])
+            if not self.homes.replicated:
+                live.others = tuple(self.workers[name] for name in home[1:])
+        elif call.model:
+            raise ConfigError(f"a call asks for {call.model!r} and there is no [[model]] table")
         routed = Routed(
             outcome.id,
             call.client,
-            MODEL,
+            model,
             outcome.prompt_tokens,
             call.prompt.hashes(self._block_tokens),
             call.output,
             self._block_tokens,
         )
-        outcome.worker = self.router.choose(routed, self._among, now)
+        outcome.worker = self.router.choose(routed, among, now)
         worker = live.worker = self.workers[outcome.worker]
         sampling = self._samplings.get(call.output)
         if sampling is None:
             sampling = self._samplings[call.output] = exactly(call.output)
-        request = engine_request(outcome.id, call.client, call.prompt, sampling, call.at)
+        request = engine_request(outcome.id, model, call.client, call.prompt, sampling, call.at)
+        for one in (worker, *live.others):
+            self.give(one, Generate(request), now)
+
+    def give(self, worker: SimulatedWorker, command: Command, now: float) -> None:
+        """A command reaches a worker."""
         was = worker.version
-        self._hear(worker, worker.send(request, now))
+        heard = worker.send(command, now)
         if worker.version != was:
             self._file(worker)
+        self._hear(worker, heard)
 
     def _finish_step(self) -> None:
         worker = heappop(self._steps)[3]
@@ -178,36 +222,53 @@ class Cluster:
             if isinstance(event, StepDone):
                 for begun in event.started:
                     live = self._live[begun.request_id]
+                    if live.worker is not worker:
+                        continue  # another part of the model
                     outcome = live.outcome
                     outcome.started, outcome.cached_tokens = begun.at, begun.cached_tokens
                     if self.admission is not None:
                         self.admission.started(outcome.client, outcome.prompt_tokens, begun.at)
                 for output in event.outputs:
-                    self._output(output, event.at)
+                    self._output(worker, output, event.at)
             elif isinstance(event, PrefixUpdate):
                 self._learn(worker.name, event)
             elif isinstance(event, RequestFailed):
-                live = self._live.pop(event.request_id)
-                if live.outcome.started < 0 and self.admission is not None:
-                    self.admission.gone(live.outcome.client, live.outcome.prompt_tokens)
-                self.router.dropped(event.request_id)
-                self._fail(live, event.code, worker.clock.now())
+                self._failed(worker, event)
+            elif isinstance(event, ModelMoved) and self.homes is not None:
+                self.homes.heard(worker.name, event, worker.clock.now())
+
+    def _failed(self, worker: SimulatedWorker, event: RequestFailed) -> None:
+        live = self._live.pop(event.request_id, None)
+        if live is None:
+            return  # another part failed before
+        if live.outcome.started < 0 and self.admission is not None:
+            self.admission.gone(live.outcome.client, live.outcome.prompt_tokens)
+        self.router.dropped(event.request_id)
+        now = worker.clock.now()
+        self._fail(live, event.code, now)
+        if live.others and live.worker is not None:
+            for other in (live.worker, *live.others):
+                if other is not worker:
+                    self.give(other, Abort(event.request_id), now)
 
     def _learn(self, worker: str, update: PrefixUpdate) -> None:
         """The router hears what a worker's cache gained and lost. Nothing is lost on the way."""
-        self.router.evicted(worker, MODEL, update.evicted)
+        self.router.evicted(worker, update.model, update.evicted)
         for after, hashes in update.inserted:
-            self.router.inserted(worker, MODEL, after, hashes)
+            self.router.inserted(worker, update.model, after, hashes)
 
-    def _output(self, output: TokenOutput, now: float) -> None:
-        live = self._live[output.request_id]
+    def _output(self, worker: SimulatedWorker, output: TokenOutput, now: float) -> None:
+        live = self._live.get(output.request_id)
+        if live is None or (live.others and not self._whole(live, worker, output, now)):
+            return
         outcome = live.outcome
         if outcome.first < 0:
             outcome.first = now
         outcome.last = now
-        outcome.output_tokens += len(output.token_ids)
-        if live.call.then is not None:
-            live.answer += output.token_ids
+        if not live.others:
+            outcome.output_tokens += len(output.token_ids)
+            if live.call.then is not None:
+                live.answer += output.token_ids
         if output.finish is None:
             return
         outcome.finished = True
@@ -219,6 +280,21 @@ class Cluster:
         if program.done:
             ended = ProgramOutcome(program.name, program.client, program.began, now)
             self._run.programs.append(ended)
+
+    def _whole(self, live: _Live, worker: SimulatedWorker, output: TokenOutput, now: float) -> bool:
+        """A part of a model has tokens: whether the model has. They are counted once; the first
+        comes with the last part's first, and the end with the last part's end."""
+        if live.worker is worker:
+            live.outcome.output_tokens += len(output.token_ids)
+            if live.call.then is not None:
+                live.answer += output.token_ids
+        live.begun.add(worker.name)
+        if live.outcome.first < 0 and len(live.begun) > len(live.others):
+            live.outcome.first = now
+        if output.finish is None:
+            return False
+        live.ended += 1
+        return live.ended > len(live.others)
 
     def _fail(self, live: _Live, code: str, now: float) -> None:
         live.outcome.error = code

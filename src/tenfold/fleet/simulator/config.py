@@ -6,7 +6,11 @@
     [routing]      as in a server's file
     [weights]      client = share
     [queue]        as in a server's file; without it anything may wait
-    [[workload]]   kind = "...", and the settings of that kind
+    [[model]]      one of several models: its name, count, shape, parts and targets
+    [residency]    as in a server's file; of several models, as the two after it
+    [deadlines]    as in a server's file
+    [placement]    as in a server's file
+    [[workload]]   kind = "...", and the settings of that kind; model = "...", where it names none
 
 Knows nothing of what the settings do.
 """
@@ -24,15 +28,38 @@ from pydantic import TypeAdapter, ValidationError
 
 from tenfold.core.errors import ConfigError
 from tenfold.core.layers import read_value
-from tenfold.core.sections import ScheduleSection
-from tenfold.core.settings import QueueSettings, RoutingSettings, ScheduleSettings
-from tenfold.fleet.simulator.settings import ClusterSettings, RunSettings, Simulation
-from tenfold.fleet.workloads.base import Workload
+from tenfold.core.sections import (
+    DeadlinesSection,
+    PlacementSection,
+    ResidencySection,
+    ScheduleSection,
+    Section,
+)
+from tenfold.core.settings import (
+    DeadlineSettings,
+    PlacementSettings,
+    QueueSettings,
+    ResidencySettings,
+    RoutingSettings,
+    ScheduleSettings,
+)
+from tenfold.costs.shapes import shape
+from tenfold.fleet.simulator.settings import (
+    ClusterSettings,
+    ModelSettings,
+    RunSettings,
+    Simulation,
+)
+from tenfold.fleet.workloads.base import Directed, Workload
+from tenfold.fleet.workloads.bursty import Bursty
 from tenfold.fleet.workloads.registry import workloads
 
 T = TypeVar("T")
 
-SECTIONS = ("run", "cluster", "schedule", "routing", "weights", "queue", "workload")
+SECTIONS = (
+    *("run", "cluster", "schedule", "routing", "weights", "queue", "workload"),
+    *("model", "residency", "deadlines", "placement"),
+)
 
 
 def load_simulation(path: Path, overrides: Iterable[str] = ()) -> Simulation:
@@ -66,20 +93,71 @@ def read_simulation(tree: Mapping[str, Any], where: str, folder: Path = Path()) 
     cluster = _table(ClusterSettings, tree.get("cluster", {}), f"{where}: cluster")
     if (folder / cluster.device).is_file():
         cluster.device = str(folder / cluster.device)
-    schedule = tree.get("schedule", {})
-    _known(schedule, ScheduleSection.model_fields, f"{where}: schedule")
+    models = _models(tree.get("model", []), cluster, where)
+    served = [name for model in models for name in model.names()]
+    residency = _section(ResidencySection, tree, "residency", where)
     return Simulation(
         cluster,
-        ScheduleSettings(**_checked(TypeAdapter(ScheduleSection), schedule, where).model_dump()),
+        ScheduleSettings(**_section(ScheduleSection, tree, "schedule", where)),
         _table(RoutingSettings, tree.get("routing", {}), f"{where}: routing"),
         _table(RunSettings, tree.get("run", {}), f"{where}: run"),
-        [_workload(table, f"{where}: workload {n}") for n, table in enumerate(tables, 1)],
+        [_asking(table, served, f"{where}: workload {n}") for n, table in enumerate(tables, 1)],
         _checked(TypeAdapter(dict[str, float]), tree.get("weights", {}), f"{where}: weights"),
         _table(QueueSettings, tree["queue"], f"{where}: queue") if "queue" in tree else None,
+        models,
+        ResidencySettings(**{**residency, "ladder": tuple(residency["ladder"])}),
+        DeadlineSettings(**_section(DeadlinesSection, tree, "deadlines", where)),
+        PlacementSettings(**_section(PlacementSection, tree, "placement", where)),
     )
 
 
-def _workload(table: Mapping[str, Any], where: str) -> Workload:
+def _section(kind: type[Section], tree: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
+    """A table that a server's file has too, read as there."""
+    table = tree.get(name, {})
+    _known(table, kind.model_fields, f"{where}: {name}")
+    found: Section = _checked(TypeAdapter(kind), table, f"{where}: {name}")
+    return found.model_dump()
+
+
+def _models(tables: Any, cluster: ClusterSettings, where: str) -> list[ModelSettings]:
+    if not isinstance(tables, list):
+        raise ConfigError(f"{where}: write [[model]], with two brackets, for each model")
+    found, names = [], set[str]()
+    for number, table in enumerate(tables, 1):
+        here = f"{where}: model {number}"
+        shaped = shape(str(table["shape"]))._asdict() if table.get("shape") else {}
+        model = _table(ModelSettings, {**shaped, **table}, here)
+        if model.count < 1 or not 1 <= model.parts <= cluster.workers:
+            raise ConfigError(
+                f"{here}: count is {model.count} and parts are {model.parts}; there must be one of "
+                f"it at least, and at most a part for each of the {cluster.workers} workers"
+            )
+        if twice := names.intersection(model.names()):
+            raise ConfigError(f"{here}: there is a model {min(twice)} already; give another name")
+        names.update(model.names())
+        found.append(model)
+    return found
+
+
+def _asking(table: Mapping[str, Any], served: list[str], where: str) -> Workload:
+    """A workload, and which models it asks: as it says itself, or all that there are."""
+    settings, model = dict(table), ""
+    if settings.get("kind") != "trace":
+        model = str(settings.pop("model", ""))
+    workload = read_workload(settings, where)
+    if isinstance(workload, Bursty) and served and not workload.named:
+        workload.named = tuple(served)
+    if not model:
+        return workload
+    if model not in served:
+        raise ConfigError(
+            f"{where}: no [[model]] is named {model!r}; there are {', '.join(served)}"
+        )
+    return Directed(workload, model)
+
+
+def read_workload(table: Mapping[str, Any], where: str) -> Workload:
+    """A workload of its settings, ``kind`` among them. Raises ConfigError."""
     settings = dict(table)
     kind = settings.pop("kind", None)
     if not isinstance(kind, str):

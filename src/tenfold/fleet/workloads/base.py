@@ -45,7 +45,7 @@ class Program:
 @dataclass(slots=True, eq=False)
 class Call:
     """One request. ``at``: when it is asked. ``output``: tokens that are generated, exactly.
-    ``then``: what follows from the answer."""
+    ``then``: what follows from the answer. ``model``: which of several; empty: the only one."""
 
     client: str
     prompt: Prompt
@@ -53,6 +53,7 @@ class Call:
     at: float
     program: Program
     then: Then | None = None
+    model: str = ""
 
 
 PAUSE = 1.0
@@ -72,13 +73,20 @@ def answered(call: Call, tokens: list[int], now: float) -> list[Call]:
     following = [] if call.then is None else list(call.then(call, tokens, now))
     if program.done and program.next is not None:
         following += program.next(now)
-    return following
+    return _of_the_same(call, following)
 
 
 def failed(call: Call, now: float) -> list[Call]:
     """A call was refused or lost, and its program ends there; gives what its client does next."""
     after, call.program.next = call.program.next, None
-    return [] if after is None else list(after(now + PAUSE))
+    return [] if after is None else _of_the_same(call, list(after(now + PAUSE)))
+
+
+def _of_the_same(call: Call, following: list[Call]) -> list[Call]:
+    """What follows from a call is asked of its model, unless it names another."""
+    for one in following:
+        one.model = one.model or call.model
+    return following
 
 
 class Workload(Protocol):
@@ -89,6 +97,19 @@ class Workload(Protocol):
 
         Raises ConfigError for settings that mean nothing."""
         ...
+
+
+@dataclass(slots=True)
+class Directed:
+    """A workload all of whose calls are for one model."""
+
+    workload: Workload
+    model: str
+
+    def calls(self, seed: int, seconds: float) -> Iterator[Call]:
+        for call in self.workload.calls(seed, seconds):
+            call.model = self.model
+            yield call
 
 
 class Person:

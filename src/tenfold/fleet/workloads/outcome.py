@@ -34,6 +34,7 @@ class Outcome:
     output_tokens: int = 0
     finished: bool = False
     error: str = ""
+    model: str = ""
 
 
 @dataclass(slots=True)

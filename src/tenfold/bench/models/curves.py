@@ -1,0 +1,89 @@
+"""Attainment over load: which loads are run, where a curve crosses a level, and what follows for
+the comparison of one mode with the others.
+
+Loads are requests a second over the whole run, all models together. Knows nothing of how a point is
+measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import NamedTuple
+
+from tenfold.fleet.workloads.trace import Asked, replicate
+
+STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
+"""Student's t, two-sided, 95 %, by the number of values."""
+
+
+class Estimate(NamedTuple):
+    """A mean over seeds and the half-width of its 95 % interval (0 with one seed)."""
+
+    mean: float
+    half: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Estimate:
+        mean = sum(values) / len(values)
+        if len(values) < 2:
+            return cls(mean, 0.0)
+        spread = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
+        return cls(mean, STUDENT.get(len(values), 1.96) * sqrt(spread / len(values)))
+
+
+Curve = Mapping[float, float]
+"""Attainment by load."""
+
+
+def sustained(curve: Curve, level: float) -> float:
+    """The highest load up to which attainment is at least ``level``, between two loads by linear
+    interpolation. 0 where even the lowest load is below it; the highest load measured, where no
+    load is."""
+    loads = sorted(curve)
+    last = 0.0
+    for before, load in zip([0.0, *loads], loads, strict=False):
+        if curve[load] < level:
+            if not last:
+                return 0.0
+            drop = curve[before] - curve[load]
+            return before + (load - before) * (curve[before] - level) / drop
+        last = load
+    return last
+
+
+@dataclass(slots=True)
+class Rival:
+    """One mode's curves, one a seed."""
+
+    name: str
+    curves: list[Curve]
+
+    def sustains(self, level: float) -> Estimate:
+        return Estimate.of([sustained(curve, level) for curve in self.curves])
+
+    def falls_below(self, level: float) -> bool:
+        """Whether every curve does somewhere; if not, it sustains more than was run."""
+        return all(min(curve.values()) < level for curve in self.curves)
+
+    def at(self, load: float) -> Estimate | None:
+        """Its attainment at a load that was run with every seed; None where it was not."""
+        values = [curve[load] for curve in self.curves if load in curve]
+        return Estimate.of(values) if len(values) == len(self.curves) and values else None
+
+
+def best(rivals: Sequence[Rival], level: float) -> Rival | None:
+    """The one that sustains most, on average over seeds; None of nobody."""
+    return max(rivals, key=lambda one: one.sustains(level).mean, default=None)
+
+
+def trace_of_load(
+    base: Sequence[Asked], rate: float, load: float, seconds: float, requests: int, seed: int
+) -> list[Asked]:
+    """So much of a base trace of ``rate`` requests a second, replicated (or thinned) to ``load``,
+    that it lasts ``seconds`` and has ``requests`` at least, as far as the base reaches."""
+    factor = load / rate
+    needed = min(len(base) - 1, int(requests / factor * 1.05))
+    until = max(seconds, base[needed].at)
+    return replicate([row for row in base if row.at <= until], factor, seed)
