@@ -48,6 +48,7 @@ class Kernel:
         libc.munmap.argtypes = [pointer, size]
         libc.mprotect.argtypes = [pointer, size, number]
         libc.madvise.argtypes = [pointer, size, number]
+        libc.mincore.argtypes = [pointer, size, pointer]
         libc.fallocate.argtypes = [number, number, ctypes.c_int64, ctypes.c_int64]
         self._libc = libc
         self.system_page = os.sysconf("SC_PAGE_SIZE")
@@ -71,6 +72,13 @@ class Kernel:
     def madvise(self, address: int, length: int, advice: int) -> None:
         if self._libc.madvise(address, length, advice):
             self._fail(f"madvise({advice}) of {length} bytes")
+
+    def mincore(self, address: int, length: int, pages: int) -> bytes:
+        """A byte for each of the system's pages there; its lowest bit: the page is in memory."""
+        held = ctypes.create_string_buffer(pages)
+        if self._libc.mincore(address, length, held):
+            self._fail(f"mincore of {length} bytes")
+        return held.raw
 
     def punch(self, fd: int, offset: int, length: int) -> None:
         """Give a file's bytes back to the system and leave a hole; its size stays."""

@@ -1,7 +1,8 @@
-"""What it costs to get whole pages back from a cache of finished answers: by page against by age.
+"""What a cache of prefixes is worth after pages were taken from it: by page against by age.
 
 Answers of 16 to 256 tokens grow side by side, so that every page holds blocks of several of them:
-the shape that shows fragmentation. Block numbers only, no memory. Does not time anything.
+the shape that shows fragmentation. Every so often another model takes some pages away and gives
+them back later. Block numbers only, no memory and no clock.
 """
 
 from __future__ import annotations
@@ -9,44 +10,95 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Literal
 
-from tenfold.core.errors import OutOfMemory
 from tenfold.core.types import KVGroup
 from tenfold.kvcache.cache import KVCache, SequenceKV
 from tenfold.kvcache.hashing import block_hashes
 
 BLOCK_TOKENS = 16
 PROMPT_TOKENS = 48
-SIDE_BY_SIDE = 16
+LONGEST = 1500
+SIDE_BY_SIDE = 12
+PERIOD = 20
+"""Answers from one loss of pages to the next; half of them without the pages."""
 
-Evict = Callable[[KVCache, int], int]
+Policy = Literal["page", "age"]
 
 
 @dataclass(slots=True)
 class EvictionResult:
-    """``wanted`` pages were taken from a cache of ``pages``. ``tokens_lost``: cached tokens that
-    went with them, of ``tokens_cached``. ``recent_kept``: share of the tokens of the latest quarter
-    of the answers that is still cached; ``all_kept``: of all of them. ``filled``: live bytes by
-    mapped bytes, before and after."""
+    """``hit_share``: of the tokens that prompts took from earlier answers, those that were still
+    cached. ``blocks_lost`` went so that ``pages_taken`` pages fell free. ``filled``: live bytes by
+    mapped bytes, on average after each loss."""
 
-    policy: str
+    policy: Policy
     seed: int
-    pages: int
-    wanted: int
-    given: int
-    tokens_cached: int
-    tokens_lost: int
-    recent_kept: float
-    all_kept: float
-    filled_before: float
-    filled_after: float
+    page_bytes: int
+    answers: int
+    hit_share: float
+    blocks_lost: int
+    pages_taken: int
+    filled: float
 
     def to_json(self) -> dict[str, object]:
         return asdict(self)
 
 
+def staggered(
+    policy: Policy,
+    seed: int,
+    *,
+    answers: int = 400,
+    pages: int = 200,
+    taken: float = 0.125,
+    again: float = 0.5,
+    page_bytes: int = 2 << 20,
+    group: KVGroup | None = None,
+) -> EvictionResult:
+    """A model with ``pages`` pages gives so many ``answers`` and loses a share ``taken`` of them
+    again and again. With probability ``again`` a prompt goes on from an earlier answer, a late one
+    most likely. ``group``: SmolLM2-135M's where none is given."""
+    run = _Run(policy, random.Random(seed), pages, page_bytes, group or _smollm2(), answers)
+    for begun in range(answers):
+        if begun % PERIOD == PERIOD // 2:
+            run.lose(int(pages * taken))
+        if begun % PERIOD == 0:
+            run.get_back()
+        run.ask(begun, again)
+    asked = max(1, run.asked)
+    return EvictionResult(
+        policy=policy,
+        seed=seed,
+        page_bytes=page_bytes,
+        answers=answers,
+        hit_share=run.hits / asked,
+        blocks_lost=run.blocks_lost,
+        pages_taken=run.pages_taken,
+        filled=sum(run.filled) / max(1, len(run.filled)),
+    )
+
+
+def _smollm2() -> KVGroup:
+    return KVGroup("global", tuple(range(30)), 3, 64, dtype="f16")
+
+
+def by_page(cache: KVCache, pages: int) -> int:
+    """As the server does."""
+    return cache.evict_pages(pages)
+
+
+def by_age(cache: KVCache, pages: int) -> int:
+    """Least recently used blocks first, until so many pages have fallen free."""
+    given = 0
+    while given < pages and (freed := cache.tree.evict(1)) is not None:
+        for ledger, blocks in zip(cache.ledgers, freed, strict=True):
+            given += ledger.give(blocks)
+    return given
+
+
 class _Budget:
-    """So many pages and no more; or without a bound."""
+    """A page source that has ``left`` pages left; fewer than none once another took too many."""
 
     def __init__(self, pages: int) -> None:
         self.left = pages
@@ -61,124 +113,74 @@ class _Budget:
         self.left += len(pages)
 
     def available(self) -> int:
-        return self.left
+        return max(0, self.left)
 
 
-def by_page(cache: KVCache, pages: int) -> int:
-    """As the server does."""
-    return cache.evict_pages(pages)
+class _Run:
+    """One model's life: what runs, what has ended, and what it found cached."""
 
-
-def by_age(cache: KVCache, pages: int) -> int:
-    """Least recently used blocks first, until so many pages have fallen free."""
-    before = cache.stats().mapped_pages
-    while (given := before - cache.stats().mapped_pages) < pages:
-        freed = cache.tree.evict(1)
-        if freed is None:
-            break
-        for ledger, blocks in zip(cache.ledgers, freed, strict=True):
-            ledger.give(blocks)
-    return given
-
-
-def staggered(
-    seed: int,
-    *,
-    answers: int = 600,
-    pages: int = 400,
-    again: float = 0.3,
-    share: float = 0.25,
-    group: KVGroup | None = None,
-    page_bytes: int = 2 << 20,
-) -> list[EvictionResult]:
-    """Take ``share`` of the pages back from two equal caches, by each policy, while answers run.
-
-    Before that, a model of ``pages`` pages has given so many ``answers`` that most have left its
-    cache again; with probability ``again`` a prompt goes on from one of the latest answers."""
-    group = group or KVGroup("global", tuple(range(30)), 3, 64, dtype="f16")
-    found = []
-    policies: list[tuple[str, Evict]] = [("page", by_page), ("age", by_age)]
-    for name, evict in policies:
-        cache = KVCache(
+    def __init__(
+        self,
+        policy: Policy,
+        rng: random.Random,
+        pages: int,
+        page_bytes: int,
+        group: KVGroup,
+        answers: int,
+    ) -> None:
+        self._evict: Callable[[KVCache, int], int] = by_page if policy == "page" else by_age
+        self._rng = rng
+        self._budget = _Budget(pages)
+        self._away = 0
+        self.cache = KVCache(
             [group],
-            [_Budget(pages)],
+            [self._budget],
             block_tokens=BLOCK_TOKENS,
             page_bytes=page_bytes,
-            capacity_blocks=[answers * 32],
+            capacity_blocks=[pages * page_bytes // group.block_bytes(BLOCK_TOKENS)],
         )
-        texts = _fill(cache, random.Random(seed), answers, again)
-        found.append(_measure(cache, texts, name, seed, evict, share))
-    return found
+        self._running: list[tuple[SequenceKV, list[int], int]] = []
+        self._ended: list[list[int]] = []
+        self.hits = self.asked = self.blocks_lost = self.pages_taken = 0
+        self.filled: list[float] = []
 
+    def lose(self, pages: int) -> None:
+        """Give so many pages away, as far as cached blocks allow."""
+        before = self.cache.stats().cached
+        self._away = self._evict(self.cache, pages)
+        self._budget.left -= self._away
+        self.pages_taken += self._away
+        stats = self.cache.stats()
+        self.blocks_lost += before - stats.cached
+        mapped = stats.mapped_pages * self.cache.ledgers[0].page_bytes
+        self.filled.append(self.cache.live_bytes() / mapped if mapped else 1.0)
 
-def _fill(cache: KVCache, rng: random.Random, answers: int, again: float) -> list[list[int]]:
-    """Answer so many prompts, some of them side by side, a token each in turn; the answers, in the
-    order in which they were last used. Those begun last are left running."""
-    running: list[tuple[SequenceKV, list[int], int]] = []
-    ended: list[list[int]] = []
-    for begun in range(answers):
-        text = [begun * 1000 + at for at in range(PROMPT_TOKENS)]
-        if ended and rng.random() < again:
-            earlier = ended.pop(-rng.randint(1, min(len(ended), 4 * SIDE_BY_SIDE)))
-            text = [*earlier, *text]
-        kv = cache.open(text, block_hashes(text, BLOCK_TOKENS))
-        running.append((kv, text, len(text) + rng.randint(16, 256)))
-        while len(running) >= SIDE_BY_SIDE:
-            running = [one for one in running if _decode(cache, *one, ended)]
-    return ended
+    def get_back(self) -> None:
+        self._budget.left += self._away
+        self._away = 0
 
+    def ask(self, number: int, again: float) -> None:
+        """One more prompt; then all that runs goes on until one of them has ended."""
+        text = [number * 10_000 + at for at in range(PROMPT_TOKENS)]
+        earlier: list[int] = []
+        if self._ended and self._rng.random() < again:
+            back = min(len(self._ended), int(self._rng.paretovariate(0.6)))
+            earlier = self._ended.pop(-back)[:LONGEST]
+        text = [*earlier, *text]
+        kv = self.cache.open(text, block_hashes(text, BLOCK_TOKENS))
+        self.asked += len(earlier)
+        self.hits += kv.cached_tokens
+        self._running.append((kv, text, len(text) + self._rng.randint(16, 256)))
+        while len(self._running) >= SIDE_BY_SIDE:
+            self._running = [one for one in self._running if self._decode(*one)]
 
-def _decode(
-    cache: KVCache, kv: SequenceKV, text: list[int], end: int, ended: list[list[int]]
-) -> bool:
-    """One more token; whether the answer goes on."""
-    if not cache.reserve(kv, len(text)):
-        raise OutOfMemory(f"{cache.stats().mapped_pages} pages are too few for what runs")
-    cache.advance(kv, text, block_hashes(text, BLOCK_TOKENS), len(text))
-    if len(text) < end:
-        text.append(text[-1] + 1)
-        return True
-    cache.close(kv)
-    ended.append(text)
-    return False
-
-
-def _measure(
-    cache: KVCache, texts: list[list[int]], name: str, seed: int, evict: Evict, share: float
-) -> EvictionResult:
-    before = cache.stats()
-    wanted = int(before.mapped_pages * share)
-    filled = _filled(cache)
-    given = evict(cache, wanted)
-    after = cache.stats()
-    recent = texts[-len(texts) // 4 :]
-    return EvictionResult(
-        policy=name,
-        seed=seed,
-        pages=before.mapped_pages,
-        wanted=wanted,
-        given=given,
-        tokens_cached=before.cached * BLOCK_TOKENS,
-        tokens_lost=(before.cached - after.cached) * BLOCK_TOKENS,
-        recent_kept=_kept(cache, recent),
-        all_kept=_kept(cache, texts),
-        filled_before=filled,
-        filled_after=_filled(cache),
-    )
-
-
-def _filled(cache: KVCache) -> float:
-    mapped = cache.stats().mapped_pages * cache.ledgers[0].page_bytes
-    return cache.live_bytes() / mapped if mapped else 1.0
-
-
-def _kept(cache: KVCache, texts: list[list[int]]) -> float:
-    """Share of the full blocks of these texts that the cache still has."""
-    whole = kept = 0
-    for text in texts:
-        blocks = len(text) // BLOCK_TOKENS
-        again = [*text, 0]
-        kv = cache.open(again, block_hashes(again, BLOCK_TOKENS))
-        whole, kept = whole + blocks, kept + kv.cached_tokens // BLOCK_TOKENS
-        cache.close(kv)
-    return kept / whole
+    def _decode(self, kv: SequenceKV, text: list[int], end: int) -> bool:
+        """One more token; whether the answer goes on. One that finds no memory ends early."""
+        if self.cache.reserve(kv, len(text)):
+            self.cache.advance(kv, text, block_hashes(text, BLOCK_TOKENS), len(text))
+            if len(text) < end:
+                text.append(text[-1] + 1)
+                return True
+        self.cache.close(kv)
+        self._ended.append(text)
+        return False
