@@ -181,6 +181,67 @@ def test_a_page_on_its_way_is_waited_for_by_who_needs_it_and_by_nobody_else(make
     assert (pool.stats().mapped, pool.check()) == (5, [])
 
 
+def test_claimed_pages_are_counted_at_once_and_populated_later(make_pool):
+    pool = make_pool(8, reserve_pages=2)
+    one, two = pool.create("a", "w", 6 * SMALL, grows=False), pool.create("b", "kv", 8 * SMALL)
+    assert two.map([0, 1]) and one.claim_all()
+    assert (one.mapped_pages, one.resident_bytes()) == (6, 0)
+    assert pool.check() == [] and not two.map([2])
+    one.populate()
+    assert one.resident_bytes() == 6 * SMALL and not bytes_of(one).any() and not one.claimed
+    bytes_of(one).fill_(3)
+    assert one.unmap_all() == 6 and pool.check() == []
+    assert one.claim_all() and one.unmap_all() == 6  # given up before it was populated
+    assert pool.check() == [] and two.map([2])
+    assert not pool.create("c", "w", 8 * SMALL).claim_all()
+
+
+def test_claimed_pages_that_cannot_be_had_are_given_back(make_pool):
+    pool = make_pool(8)
+    one = pool.create("a", "w", 6 * SMALL, grows=False)
+    real = pool.backend.populate
+
+    def half_of_it(space, first, count):
+        if first >= 2:
+            raise OutOfMemory("the system has no memory")
+        real(space, first, count)
+
+    pool.backend.populate = half_of_it
+    assert one.claim_all()
+    with pytest.raises(OutOfMemory):
+        one.populate()
+    assert (pool.stats().mapped, pool.check()) == (0, [])
+    pool.backend.populate = real
+    assert one.claim_all()
+    one.populate()
+    assert not bytes_of(one).any()
+
+
+def test_who_closes_a_range_waits_until_it_is_populated(make_pool):
+    pool = make_pool(8)
+    one, two = pool.create("a", "w", 6 * SMALL, grows=False), pool.create("b", "kv", SMALL)
+    real, begun, go = pool.backend.populate, threading.Event(), threading.Event()
+
+    def slowly(space, first, count):
+        begun.set()
+        assert go.wait(10)
+        real(space, first, count)
+
+    pool.backend.populate = slowly
+    assert one.claim_all()
+    filler = threading.Thread(target=one.populate)
+    filler.start()
+    assert begun.wait(10)
+    pool.backend.populate = real
+    assert two.map([0])  # goes on
+    closer = threading.Thread(target=pool.drop_owner, args=("a",))
+    closer.start()
+    go.set()
+    closer.join(10)
+    filler.join(10)
+    assert one.closed and pool.stats().mapped == 1 and pool.check() == []
+
+
 @pytest.mark.parametrize("act", ["close", "crash", "resize", "check", "map_all"])
 def test_whatever_happens_while_a_page_is_on_its_way(make_pool, act):
     pool = make_pool(8, reserve_pages=4)

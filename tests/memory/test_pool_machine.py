@@ -154,7 +154,12 @@ class PoolMachine(RuleBasedStateMachine):
         key = self.pick(data)
         lacking = self.ranges[key].pages - len(self.values[key])
         fits = not lacking or self.ranges[key].available() == lacking
-        assert self.ranges[key].map_all() is fits
+        if key[1] == "w" and data.draw(st.booleans()):
+            assert self.ranges[key].claim_all() is fits
+            assert self.pool.check() == []
+            self.ranges[key].populate()
+        else:
+            assert self.ranges[key].map_all() is fits
         if fits:
             self.stamp = self.stamp % 255 + 1
             for page in range(self.ranges[key].pages):

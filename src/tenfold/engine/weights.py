@@ -74,13 +74,14 @@ class PackedWeights:
         return self.space.pages
 
     def map(self) -> bool:
-        return self.space.map_all()
+        return self.space.claim_all()
 
     def missing(self) -> int:
         return self.space.pages - self.space.mapped_pages - self.space.available()
 
     def fill(self) -> None:
         began = perf_counter()
+        self.space.populate()
         self._refill()
         self._took = perf_counter() - began
 

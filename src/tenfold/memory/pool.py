@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -18,10 +19,16 @@ from torch import Tensor, dtype
 
 from tenfold.core.errors import ConfigError, Conflict, OutOfMemory
 from tenfold.core.messages import Spread
-from tenfold.memory.base import PageBackend
+from tenfold.memory.audit import Books, differences
+from tenfold.memory.base import PageBackend, Reservation
 from tenfold.memory.ranges import FREE, MAPPED, RESERVED, Run, VirtualRange, runs
 from tenfold.memory.reserve import Coming, Place, Reserve
 from tenfold.memory.timing import PageTimes
+
+_PIECE = 2
+_POPULATORS = 2
+"""Pages are populated a few at a time by so many threads: what takes the time is clearing memory,
+on a virtual machine also its host's finding it."""
 
 __all__ = ["MoveTimes", "OwnerStats", "PagePool", "PoolStats", "VirtualRange"]
 
@@ -191,21 +198,14 @@ class PagePool:
     def check(self) -> list[str]:
         """Compare the ledger with itself and with the operating system; the differences, in words.
 
-        mapped + reserved = what the system counts, and the same for every range of every owner."""
+        mapped + reserved = what the system counts, and the same for every range of every owner; but
+        pages claimed and not populated yet may be missing."""
         with self._lock:
             found = list(self._ranges.values())
             self._reserve.finish()
             census = self.backend.census([one.space for one in found])
-            wrong = []
-            if self._mapped != sum(one.mapped_pages for one in found):
-                wrong.append(f"{self._mapped} pages counted as mapped, but not by the ranges")
-            if self._held() > self._capacity:
-                wrong.append(f"{self._held()} pages held, over the capacity of {self._capacity}")
-            if (held := self._held() * self.page_bytes) != census.total:
-                wrong.append(f"ledger holds {held} bytes, the system counts {census.total}")
-            for one, resident in zip(found, census.spaces, strict=True):
-                wrong += self._check_range(one, resident)
-            return wrong
+            books = Books(self.page_bytes, self._mapped, self._held(), self._capacity)
+            return differences(books, found, self._reserve, census)
 
     def close(self) -> None:
         """Close every range and the backend."""
@@ -230,7 +230,7 @@ class PagePool:
             if vrange.refusal or not self._make_room(vrange, len(fresh), set(again)):
                 return False
             self._reserve.clear(vrange, again)
-            if not self._map_runs(vrange, list(runs(fresh))):
+            if not self._map_runs(vrange, list(runs(fresh)), self.backend.map):
                 return False
             self._reserve.take(vrange, again)
             self._hand_out(vrange, pages)
@@ -242,16 +242,65 @@ class PagePool:
         with self._lock:
             return self.map(vrange, [page for page, s in enumerate(vrange.state) if s != MAPPED])
 
+    def claim_all(self, vrange: VirtualRange) -> bool:
+        """See ``VirtualRange.claim_all``."""
+        with self._lock:
+            self._expect(vrange, (), mapped=False)
+            self._reserve.finish(vrange)
+            pages = [page for page, state in enumerate(vrange.state) if state != MAPPED]
+            again = [page for page in pages if vrange.state[page] == RESERVED]
+            fresh = [page for page in pages if vrange.state[page] == FREE]
+            vrange.refusal = self._over_budget(vrange, len(pages)) if pages else ""
+            if vrange.refusal or not self._make_room(vrange, len(fresh), set(again)):
+                return False
+            self._reserve.clear(vrange, again)
+            if not self._map_runs(vrange, list(runs(fresh)), self.backend.attach):
+                return False
+            self._reserve.take(vrange, again)
+            self._hand_out(vrange, pages)
+            vrange.claimed.update(fresh)
+            return True
+
+    def populate(self, vrange: VirtualRange) -> None:
+        """See ``VirtualRange.populate``."""
+        with self._lock:
+            self._expect(vrange, (), mapped=False)
+            claimed = sorted(vrange.claimed)
+            vrange.filling.acquire()
+        try:
+            self._populate(vrange, claimed)
+        except OutOfMemory:
+            vrange.filling.release()
+            self.unmap(vrange, claimed)
+            raise
+        except BaseException:
+            vrange.filling.release()
+            raise
+        vrange.filling.release()
+        with self._lock:
+            vrange.claimed.difference_update(claimed)
+
+    def _populate(self, vrange: VirtualRange, claimed: Sequence[int]) -> None:
+        pieces = [
+            (first, min(_PIECE, run.first + run.length - first))
+            for run in runs(claimed)
+            for first in range(run.first, run.first + run.length, _PIECE)
+        ]
+        with ThreadPoolExecutor(_POPULATORS) as threads:
+            for _ in threads.map(lambda piece: self.backend.populate(vrange.space, *piece), pieces):
+                pass
+
     def unmap(self, vrange: VirtualRange, pages: Sequence[int]) -> None:
         """See ``VirtualRange.unmap``."""
         began = perf_counter()
-        with self._lock:
+        with self._lock, vrange.filling:
             self._expect(vrange, pages, mapped=True)
             vrange.mapped_pages -= len(pages)
             self._mapped -= len(pages)
             self._reserve.keep(vrange, pages)
-            if not vrange.grows:
-                self._reserve.give_back([(vrange, page) for page in pages])
+            gone = pages if not vrange.grows else vrange.claimed.intersection(pages)
+            vrange.claimed.difference_update(pages)
+            self._reserve.give_back([(vrange, page) for page in gone])
             self._settle()
             self._unmap_times.add(len(pages), perf_counter() - began)
 
@@ -264,10 +313,11 @@ class PagePool:
 
     def close_range(self, vrange: VirtualRange) -> None:
         """See ``VirtualRange.close``."""
-        with self._lock:
+        with self._lock, vrange.filling:
             if vrange.closed:
                 return
             vrange.closed = True
+            vrange.claimed.clear()
             self._reserve.forget(vrange)
             del self._ranges[vrange.owner, vrange.name]
             self._mapped -= vrange.mapped_pages
@@ -376,11 +426,16 @@ class PagePool:
         over = len(self._reserve) > self._reserve.high
         self._reserve.settle(self._growing() if over else ())
 
-    def _map_runs(self, vrange: VirtualRange, wanted: list[Run]) -> bool:
-        """Map every run or none."""
+    def _map_runs(
+        self,
+        vrange: VirtualRange,
+        wanted: list[Run],
+        call: Callable[[Reservation, int, int], None],
+    ) -> bool:
+        """Map, or attach, every run or none."""
         for index, (first, count) in enumerate(wanted):
             try:
-                self.backend.map(vrange.space, first, count)
+                call(vrange.space, first, count)
             except OutOfMemory as exc:
                 done = [page for run in wanted[:index] for page in run.pages()]
                 self._reserve.keep(vrange, done)
@@ -413,14 +468,3 @@ class PagePool:
                     f"page {page} of {vrange.owner}/{vrange.name} is "
                     f"{'not' if mapped else 'already'} mapped"
                 )
-
-    def _check_range(self, one: VirtualRange, resident: int) -> list[str]:
-        mapped, reserved = one.state.count(MAPPED), one.state.count(RESERVED)
-        label, wrong = f"{one.owner}/{one.name}", []
-        if mapped != one.mapped_pages:
-            wrong.append(f"{label}: {one.mapped_pages} pages counted, {mapped} marked as mapped")
-        if not reserved == one.ready_pages == sum(h is one for h, _ in self._reserve.places()):
-            wrong.append(f"{label}: {reserved} pages marked as reserved, but not listed")
-        if (held := (mapped + reserved) * self.page_bytes) != resident:
-            wrong.append(f"{label}: ledger holds {held} bytes, {resident} are resident")
-        return wrong

@@ -6,6 +6,7 @@ pool's lock. Pages are counted from the range's own start.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -73,6 +74,10 @@ class VirtualRange:
         self.state = bytearray(space.pages)
         self.mapped_pages = 0
         self.ready_pages = 0
+        self.claimed: set[int] = set()
+        """Pages handed out without memory behind them as yet: see ``claim_all``."""
+        self.filling = threading.Lock()
+        """Held while they are populated. Taken with the pool's lock held, or neither is."""
         self.closed = False
         self.refusal = ""
         self._pool = pool
@@ -91,6 +96,17 @@ class VirtualRange:
     def map_all(self) -> bool:
         """Back every page that is not mapped yet, or none."""
         return self._pool.map_all(self)
+
+    def claim_all(self) -> bool:
+        """As ``map_all``, but quick: nothing may be written before ``populate`` has come back."""
+        return self._pool.claim_all(self)
+
+    def populate(self) -> None:
+        """Memory behind every claimed page, by two threads side by side. For any thread; the pool
+        goes on meanwhile, but closing the range or unmapping any of it waits.
+
+        Raises OutOfMemory, with the claimed pages given back, when the system has none left."""
+        self._pool.populate(self)
 
     def unmap_all(self) -> int:
         """Give every mapped page back; how many there were."""
