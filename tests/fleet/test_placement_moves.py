@@ -26,6 +26,7 @@ from tenfold.core.messages import (
     ModelDown,
     ModelStats,
     ModelUp,
+    SleepModel,
     UnloadModel,
     WorkerUp,
 )
@@ -197,6 +198,9 @@ def test_the_busy_ones_are_parted(tmp_path: Path) -> None:
             assert mover(service).migrations == 1
             found = mover(service).decisions[-1]
             assert found.kind == "migrate" and "highest pressure" in found.why
+            assert service.status(found.model).migrations == 1
+            (told,) = await service.decisions(1)
+            assert (told.device, told.why) == ("fleet", found.why)
             assert found.model in ("a", near) and "->" in found.why and found.pages == 7
             home = service._entry(found.model).places[0].name
             moved_from = next(s for s in service.supervisors.values() if s.name != home)
@@ -381,6 +385,32 @@ def test_a_drained_worker_serves_until_its_models_have_gone(tmp_path: Path) -> N
             await until(lambda: requests(at(service, fakes, "a")))
             assert not requests(source)
             assert all("drained" in d.why for d in mover(service).decisions)
+
+    asyncio.run(run())
+
+
+def test_one_that_is_held_stays_held_where_it_moves(tmp_path: Path) -> None:
+    counters, asleep = {"a": 1}, {"a"}
+
+    async def run() -> None:
+        models = [tiny(tmp_path, name="a")]
+        async with placed(models, fakes := Sized(states(counters, asleep))) as service:
+            await service.sleep("a", "cold", hold=True)
+            await service.stats()
+            target = other(service, "a")
+            assert await mover(service).migrate(service._entry("a"), target, "to test")
+            await until(lambda: not service._entry("a").moving)
+            status = service.status("a")
+            assert (status.device, status.held) == (target.name, True)
+            worker = at(service, fakes, "a")
+            load = worker.asked(LoadModel)[-1]
+            assert isinstance(load, LoadModel) and load.options.asleep
+            assert worker.asked(SleepModel) == [SleepModel("a", "cold", hold=True)]
+            waits = begin(service, want([5], 1, model="a"))
+            await until(lambda: requests(worker))  # it waits there, and is not woken elsewhere
+            worker.make([7], "length")
+            assert (await waits).choices[0].token_ids == [7]
+            assert mover(service).activations == 0
 
     asyncio.run(run())
 

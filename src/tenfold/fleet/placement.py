@@ -272,7 +272,7 @@ class Placements:
         """A request for the model is about to be sent. One that sleeps where others press wakes
         where none do."""
         home = entry.places[0]
-        if entry.moving or (home.name, entry.name) not in self._asleep:
+        if entry.moving or entry.held or (home.name, entry.name) not in self._asleep:
             return
         awake = [self._view(e.source) for e in self._awake()]
         view = self._view(entry.source)
@@ -365,9 +365,12 @@ class Placements:
         entry.moving, entry.places = True, [source, target]
         command = _awake_command(entry)
         command.options.asleep = self._sleeps(entry)
+        if name in source.moves.held:
+            target.moves.held[name] = source.moves.held[name]
         try:
             await target.load(command)
         except TenfoldError as error:
+            target.moves.held.pop(name, None)
             self._say(
                 name, f"not moved from {source.name} to {target.name}: {error.message}", began
             )

@@ -71,6 +71,11 @@ class ServedModel:
         return [p for p in loaded if not p.draining] or (loaded if self.leaving else [])
 
     @property
+    def held(self) -> bool:
+        """Whether no request wakes it."""
+        return any(self.name in place.moves.held for place in self.places)
+
+    @property
     def ready(self) -> bool:
         """Whether a request would succeed now."""
         return self.state == "ready" and bool(self.holders())
@@ -143,7 +148,7 @@ class ServedModel:
             created=self.created,
             error=broken or self.error,
             residency={place.name: place.moves.states[self.name] for place in holding},
-            held=any(self.name in place.moves.held for place in self.places),
+            held=self.held,
             ttl=options.ttl,
             floor_bytes=options.floor_bytes,
             limit_bytes=options.kv_limit_bytes,
