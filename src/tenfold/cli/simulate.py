@@ -110,12 +110,32 @@ def _print(result: Result, wall: float) -> None:
         f"hit rate {total.hit_rate:.0%}, Jain {total.jain:.3f} over "
         f"{total.contended_seconds:,.0f} contended s"
     )
+    if result.models:
+        _print_models(result)
+        typer.echo(f"{result.about}; took {wall:.1f} s")
+        return
     worst = max(result.drift, key=lambda one: one.gap)
     bound = f", {worst.share:.3f} of the bound {worst.bound:,.0f}" if worst.bound else ""
     typer.echo(
         f"widest gap {worst.gap:,.0f} ({' and '.join(worst.clients)} at {worst.where}){bound}"
     )
     typer.echo(f"{result.about}; took {wall:.1f} s")
+
+
+def _print_models(result: Result) -> None:
+    rows = []
+    ranked = sorted(result.models.items(), key=lambda item: -item[1].asked)
+    for name, one in ranked[:MOST_ROWS]:
+        met = f"{one.met / one.asked:.1%}" if one.asked else "-"
+        both = f"{one.both / one.asked:.1%}" if one.asked else "-"
+        times = (f"{one.ttft.p50:.3f}", f"{one.ttft.p99:.3f}")
+        homes = one.homes[0] if len(one.homes) == 1 else f"{len(one.homes)} workers"
+        rows.append((name, str(one.asked), met, both, *times, f"{one.wakes}", homes))
+    columns = ("model", "asked>", "TTFT met>", "and TPOT>", "TTFT p50>", "p99>", "wakes>", "at")
+    print_table(columns, rows)
+    if len(ranked) > MOST_ROWS:
+        typer.echo(f"and {len(ranked) - MOST_ROWS} more models")
+    typer.echo(f"first tokens in time: {result.attainment:.2%}; {result.moves} moves")
 
 
 def register(app: typer.Typer) -> None:

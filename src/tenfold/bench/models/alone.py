@@ -26,9 +26,6 @@ TTFT_SCALE, TPOT_SCALE = 5.0, 2.0
 
 MOST_CALLS, FEWEST_CALLS = 60, 20
 
-AMPLE = 2 << 30
-"""Bytes for a model that has a device to itself."""
-
 KV_SHARE = 0.25
 """Budget A: all weights, and so much of the peak of keys and values."""
 
@@ -78,7 +75,7 @@ def measure_alone(
 
 
 async def _alone(machine: Machine, name: str, rows: Sequence[Asked], before: Before) -> Alone:
-    async with serving(machine, machine.device(AMPLE), [machine.sources[name]]) as service:
+    async with serving(machine, machine.device(machine.ample), [machine.sources[name]]) as service:
         before(f"{name} alone")
         speaker = Speaker(0)
         warm = [speaker.call(row) for row in rows[: max(1, len(rows) // 10)]]

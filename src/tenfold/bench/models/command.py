@@ -73,7 +73,9 @@ def the_machine(
     machine = Machine(
         fleet, found, folder=str(files.out / "packed"), threads=threads, make_worker=make_worker
     )
-    return replace(machine, page_bytes=64 << 10, max_running=4) if tiny else machine
+    if tiny:
+        machine = replace(machine, page_bytes=64 << 10, max_running=4, ample=16 << 20)
+    return machine
 
 
 def write_report(parts: dict[str, Any], out: Path) -> None:

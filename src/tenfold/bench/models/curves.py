@@ -8,7 +8,7 @@ measured.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 from typing import NamedTuple
 
@@ -79,11 +79,10 @@ def best(rivals: Sequence[Rival], level: float) -> Rival | None:
 
 
 def trace_of_load(
-    base: Sequence[Asked], rate: float, load: float, seconds: float, requests: int, seed: int
+    base: Sequence[Asked], load: float, seconds: float, requests: int, seed: int
 ) -> list[Asked]:
-    """So much of a base trace of ``rate`` requests a second, replicated (or thinned) to ``load``,
-    that it lasts ``seconds`` and has ``requests`` at least, as far as the base reaches."""
-    factor = load / rate
-    needed = min(len(base) - 1, int(requests / factor * 1.05))
-    until = max(seconds, base[needed].at)
-    return replicate([row for row in base if row.at <= until], factor, seed)
+    """The beginning of a base trace, replicated (or thinned) to ``load`` requests a second: for
+    ``seconds``, and for as long as it takes that there are ``requests``."""
+    seconds = max(seconds, requests / load)
+    part = [row for row in base if row.at < seconds] or [replace(base[0], at=0.0)]
+    return replicate(part, load * seconds / len(part), seed)

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from tenfold.bench.fair.drive import Driver
-from tenfold.bench.models.alone import AMPLE
 from tenfold.bench.models.modes import Mode
 from tenfold.bench.models.point import Before, Machine, device_stats, serving
 from tenfold.client.base import ask
@@ -65,7 +64,7 @@ def measure_wakes(
 
 
 async def _wakes(machine: Machine, mode: Mode, name: str, rounds: int, before: Before) -> Wakes:
-    device = machine.device(AMPLE, mode)
+    device = machine.device(machine.ample, mode)
     async with serving(machine, device, [machine.sources[name]]) as service:
         facts = service.status(name).facts
         assert facts is not None

@@ -51,7 +51,8 @@ class Target:
 
 @dataclass(slots=True)
 class Machine:
-    """What stays the same over all points. ``folder``: where packed weights are kept."""
+    """What stays the same over all points. ``folder``: where packed weights are kept; ``ample``:
+    bytes for a model that has a device to itself."""
 
     fleet: Sequence[Member]
     sources: dict[str, ModelSource]
@@ -59,6 +60,7 @@ class Machine:
     threads: int = 0
     max_running: int = 16
     page_bytes: int = 2 << 20
+    ample: int = 1 << 30
     make_worker: Callable[[DeviceSettings], Worker] = LocalWorker
 
     def device(self, memory: int, mode: Mode | None = None, **changes: Any) -> DeviceSettings:

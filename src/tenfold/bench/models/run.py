@@ -181,9 +181,7 @@ class Comparison:
         self, part: str, key: str, device: DeviceSettings, load: float, seed: int, *, asleep: bool
     ) -> None:
         plan = self.plan
-        rows = trace_of_load(
-            self.base(seed), plan.bursty.rate, load, plan.seconds, plan.requests, seed
-        )
+        rows = trace_of_load(self.base(seed), load, plan.seconds, plan.requests, seed)
         point = run_point(
             self.machine, device, self.targets(), rows, seed=seed, asleep=asleep,
             before=self.before, what=f"{part}: {key}",

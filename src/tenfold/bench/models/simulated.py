@@ -45,7 +45,7 @@ NEAR = 0.99
 COUNTS = (8, 10, 12, 14, 16, 18, 20, 24, 28, 32, 40, 48, 64)
 """Numbers of devices that are tried; eight parts need eight."""
 
-SECONDS, WARM_UP, RATE = 400.0, 40.0, 20.0
+SECONDS, WARM_UP, RATE, BURST = 180.0, 30.0, 100.0, 60.0
 
 THRESHOLDS = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.0)
 """Parts by which pressure must fall for a move; 0: learnt."""
@@ -99,7 +99,7 @@ def target(parameters: float) -> float:
     """Seconds to the first token for a model of this size."""
     small, large = log(1.2e9), log(70e9)
     place = min(1.0, max(0.0, (log(parameters) - small) / (large - small)))
-    return SCALE * ALONE[0] * (ALONE[1] / ALONE[0]) ** place
+    return float(SCALE * ALONE[0] * (ALONE[1] / ALONE[0]) ** place)
 
 
 def simulation(
@@ -119,7 +119,7 @@ def simulation(
         ScheduleSettings(),
         RoutingSettings(policy="least-loaded"),
         RunSettings(seconds=seconds, warm_up=seconds * WARM_UP / SECONDS, seed=seed),
-        [Bursty(named=names, rate=rate)],
+        [Bursty(named=names, rate=rate, burst=BURST)],
         models=chosen,
         residency=ResidencySettings(mode=mode.memory),
         deadlines=mode.deadlines,

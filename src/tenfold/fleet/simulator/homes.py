@@ -26,6 +26,9 @@ Send = Callable[[SimulatedWorker, Command, float], None]
 GIVE_UP_SECONDS = 30.0
 """A model that found no room at its new worker for so long stays where it is."""
 
+LEAST_TOKENS = 256
+"""Keys and values that a model must have room for to run."""
+
 SLEEPERS = ("elastic", "swap", "ttl", "cold")
 """Residency modes in which models sleep, so that more may be held than fit at once."""
 
@@ -132,7 +135,7 @@ class Homes:
             token_bytes=model.kv_token_bytes,
             tpot=model.tpot or self._simulation.deadlines.tpot,
             parts=model.parts,
-            least_bytes=0,
+            least_bytes=LEAST_TOKENS * model.kv_token_bytes,
             fixed=model.pin or (model.parts > 1 and name in self._current),
         )
 
@@ -146,9 +149,7 @@ class Homes:
         worker = self._workers[home[0]]
         if worker.engine.residents.awake(name) or worker.instances[name].has_work:
             return
-        if self._simulation.residency.mode not in SLEEPERS or self._placer.settings.policy in (
-            "static",
-        ):
+        if self._simulation.residency.mode not in SLEEPERS:
             return
         self._clock.move_to(now)
         awake = [self._placed(other) for other in self._awake()]
