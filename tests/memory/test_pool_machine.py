@@ -215,7 +215,8 @@ class PoolMachine(RuleBasedStateMachine):
         assert self.pool.check() == []
         stats = self.pool.stats()
         assert stats.mapped == self.mapped()
-        assert stats.reserved <= self.high_water
+        if self.watermarks is None or not self.pool.backend.hands_over:
+            assert stats.reserved <= self.high_water  # else spare pages may wait for a moment
         assert stats.mapped + stats.reserved <= self.capacity == stats.capacity
 
     def teardown(self) -> None:

@@ -68,6 +68,22 @@ def test_it_stops_after_the_page_it_is_at(make_pool):
     assert not closer.is_alive() and pool.stats().reserved == 1 and pool.check() == []
 
 
+def test_spare_pages_over_the_high_mark_wait_for_somebody_and_then_go(make_pool):
+    pool = make_pool(64)
+    marks = Watermarks(pool, low=0, high=4)
+    one, two = pool.create("a", "kv", 40 * SMALL), pool.create("b", "kv", 40 * SMALL)
+    assert one.map(range(32))
+    one.unmap(range(32))
+    assert two.map(range(30))
+    two.unmap(range(30))
+    wait_until(lambda: pool.stats().reserved <= 4)
+    assert pool.check() == []
+    one.map(range(32))
+    one.unmap(range(32))
+    marks.close()
+    assert pool.stats().reserved <= 4 and pool.on_want is None and pool.check() == []
+
+
 def test_a_pool_that_is_nobodys_takes_its_thread_along(name):
     before = len(threads())
     pool = PagePool(open_backend(name, SMALL), 4)

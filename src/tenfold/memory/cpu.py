@@ -11,6 +11,7 @@ import errno
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 import torch
@@ -30,6 +31,10 @@ from tenfold.memory.linux import (
 )
 from tenfold.memory.residency import MappingGuard, resident
 from tenfold.memory.views import elements
+
+_PIECE, _MANY, _POPULATORS = 4 << 20, 4, 2
+"""So many pieces of memory, or more, are populated by several threads: what takes the time is
+clearing them and, on a virtual machine, their being found by its host."""
 
 _ARENA_MAPPINGS = 3
 """Mappings of one empty arena: guard, arena, guard."""
@@ -113,8 +118,15 @@ class CpuBackend(ABC, Generic[A]):
     def populate(self, space: Reservation, first: int, count: int) -> None:
         arena = self.span(space, first, count)
         length = count * self.page_bytes
+        piece = max(_PIECE, self.page_bytes)
+        pieces = [(arena.at(first) + at, min(piece, length - at)) for at in range(0, length, piece)]
         try:
-            self.touch(arena.at(first), length)
+            if len(pieces) < _MANY:
+                self.touch(arena.at(first), length)
+                return
+            with ThreadPoolExecutor(_POPULATORS) as threads:
+                for _ in threads.map(lambda one: self.touch(*one), pieces):
+                    pass
         except OSError as exc:
             raise OutOfMemory(f"the system has no memory for {length} bytes: {exc}") from exc
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -24,11 +23,6 @@ from tenfold.memory.base import PageBackend, Reservation
 from tenfold.memory.ranges import FREE, MAPPED, RESERVED, Run, VirtualRange, runs
 from tenfold.memory.reserve import Coming, Place, Reserve
 from tenfold.memory.timing import PageTimes
-
-_PIECE = 2
-_POPULATORS = 2
-"""Pages are populated a few at a time by so many threads: what takes the time is clearing memory,
-on a virtual machine also its host's finding it."""
 
 __all__ = ["MoveTimes", "OwnerStats", "PagePool", "PoolStats", "VirtualRange"]
 
@@ -70,7 +64,9 @@ class PagePool:
     taking them is cheaper than asking the system, and a backend's spare pages. They yield to any
     ``map``.
 
-    ``on_want`` is called, under the lock, when a range that grows finds few pages ready.
+    ``on_want`` is called, under the lock, when there is work for a thread in the background: a
+    range that grows finds few pages ready, or there are more spare ones than the high mark allows.
+    Where nobody listens, the latter go at once.
     """
 
     def __init__(self, backend: PageBackend, capacity_pages: int, reserve_pages: int = 0) -> None:
@@ -122,6 +118,17 @@ class PagePool:
             self._reserve.high = max(pages, 0)
             self._reserve.low = min(low, self._reserve.high)
             self._settle()
+
+    def excess(self) -> int:
+        """Reserved pages over the high mark."""
+        with self._lock:
+            return max(0, self._held() - self._mapped - self._reserve.high)
+
+    def settle(self) -> None:
+        """Give those over the high mark back to the system, now."""
+        with self._lock:
+            self._reserve.settle(self._growing())
+            self._reserve.trim()
 
     def prepare(self) -> bool:
         """Populate one page that a growing range is likely to ask for soon: the lowest empty one of
@@ -268,7 +275,8 @@ class PagePool:
             claimed = sorted(vrange.claimed)
             vrange.filling.acquire()
         try:
-            self._populate(vrange, claimed)
+            for first, count in runs(claimed):
+                self.backend.populate(vrange.space, first, count)
         except OutOfMemory:
             vrange.filling.release()
             self.unmap(vrange, claimed)
@@ -279,16 +287,6 @@ class PagePool:
         vrange.filling.release()
         with self._lock:
             vrange.claimed.difference_update(claimed)
-
-    def _populate(self, vrange: VirtualRange, claimed: Sequence[int]) -> None:
-        pieces = [
-            (first, min(_PIECE, run.first + run.length - first))
-            for run in runs(claimed)
-            for first in range(run.first, run.first + run.length, _PIECE)
-        ]
-        with ThreadPoolExecutor(_POPULATORS) as threads:
-            for _ in threads.map(lambda piece: self.backend.populate(vrange.space, *piece), pieces):
-                pass
 
     def unmap(self, vrange: VirtualRange, pages: Sequence[int]) -> None:
         """See ``VirtualRange.unmap``."""
@@ -422,9 +420,15 @@ class PagePool:
         return sorted(places, key=lambda place: place[0] in growing)
 
     def _settle(self) -> None:
-        """Give back what is reserved above the high mark."""
+        """Keep no more in place than the high mark allows. Spare pages over it go too, but later
+        where there is a thread for it: giving them to the system is slow, and another range may
+        want them before."""
         over = len(self._reserve) > self._reserve.high
         self._reserve.settle(self._growing() if over else ())
+        if self.on_want is None:
+            self._reserve.trim()
+        elif len(self._reserve) + self.backend.spare_pages > self._reserve.high:
+            self.on_want()
 
     def _map_runs(
         self,

@@ -102,8 +102,8 @@ class VirtualRange:
         return self._pool.claim_all(self)
 
     def populate(self) -> None:
-        """Memory behind every claimed page, by two threads side by side. For any thread; the pool
-        goes on meanwhile, but closing the range or unmapping any of it waits.
+        """Memory behind every claimed page. For any thread; the pool goes on meanwhile, but closing
+        the range or unmapping any of it waits.
 
         Raises OutOfMemory, with the claimed pages given back, when the system has none left."""
         self._pool.populate(self)

@@ -108,11 +108,14 @@ class Reserve:
         self._latest = deque((one for one in self._latest if one is not vrange), _GROWTH)
 
     def settle(self, useful: Collection[VirtualRange]) -> None:
-        """Give back what is over the high mark: ranges that are not ``useful`` lose theirs first,
-        then the oldest go."""
+        """Keep no more pages in place than the high mark allows: ranges that are not ``useful``
+        lose theirs first, then the oldest go."""
         if (excess := len(self) - self.high) > 0:
             order = sorted(self._pages, key=lambda place: place[0] in useful)
             self.give_back(order[:excess])
+
+    def trim(self) -> None:
+        """Give the system the spare pages that are over the high mark."""
         self.backend.trim(max(0, self.high - len(self)))
 
     # --- pages prepared ahead -----------------------------------------------------------------

@@ -3,8 +3,9 @@
 A page that the system has not given before costs milliseconds, most of them in a virtual machine,
 whose host has to find it too. When a range that grows finds few pages ready (the low mark), the
 thread populates some (up to the high mark), one by one and without the pool's lock (Prism, section
-5.2; Linux keeps free pages for its page faults in the same way). Does not know which range grows,
-nor how far it may: the pool does.
+5.2; Linux keeps free pages for its page faults in the same way). It also gives the system the spare
+pages over the high mark, a moment after they became spare: what one model has let go of, another
+mostly wants. Does not know which range grows, nor how far it may: the pool does.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from tenfold.memory.pool import PagePool
 
 log = logging.getLogger(__name__)
 
+LINGER_SECONDS = 0.1
+"""So long spare pages over the high mark stay, in case that somebody wants them."""
+
 
 class Watermarks:
     """Keeps between ``low`` and ``high`` pages of a pool ready, from a thread of its own.
@@ -27,7 +31,7 @@ class Watermarks:
         pool.reserve(high, low)
         self._wake = wake = threading.Event()
         self._closed = threading.Event()
-        gone = weakref.ref(pool, lambda _: wake.set())
+        self._pool = gone = weakref.ref(pool, lambda _: wake.set())
         self._thread = threading.Thread(
             target=_keep_ready, args=(gone, wake, self._closed), name="watermarks", daemon=True
         )
@@ -44,6 +48,10 @@ class Watermarks:
         self._closed.set()
         self._wake.set()
         self._thread.join()
+        pool = self._pool()
+        if pool is not None and pool.on_want == self._wake.set:
+            pool.on_want = None
+            pool.settle()
 
 
 def _keep_ready(
@@ -58,6 +66,8 @@ def _keep_ready(
         try:
             while not closed.is_set() and pool.prepare():
                 pass
+            if pool.excess() and not closed.wait(LINGER_SECONDS):
+                pool.settle()
         except Exception:
             log.exception("a page could not be prepared; from now on none will be")
             return
