@@ -114,11 +114,23 @@ def test_a_client_in_debt_does_not_overtake_with_a_tight_target() -> None:
         sim.run()
         sim.ask("tight", prompt(2, 20), 4, model="x", client="deep", ttft_target=0.05)
         sim.ask("loose", prompt(3, 20), 4, model="y", client="ada", ttft_target=5.0)
+        sim.engine.step()
+        jobs = {job.id for job in sim.engine.arbiter.line.jobs()}
+        assert ("tight" in jobs) is (quantum > 60)  # nor does it count against the others
         sim.run()
         return sim.heard.order[1:]
 
     assert order(quantum=10.0) == ["loose", "tight"]
     assert order(quantum=1000.0) == ["tight", "loose"]
+
+
+def test_credit_that_one_step_spends_buys_nothing_more_in_it() -> None:
+    sim = sim_with(policy="dlpm", quantum=30.0, margin=1.0, itl_target=0.4)
+    for number in range(2):
+        sim.ask(f"tight{number}", prompt(number, 40), 1, client="deep", ttft_target=0.14)
+    sim.ask("loose", prompt(2, 40), 1, client="ada", ttft_target=9.0)
+    sim.engine.step()
+    assert sim.heard.order[:2] == ["tight0", "loose"]
 
 
 def test_a_client_that_floods_four_models_gets_one_share_with_targets_too() -> None:
@@ -132,14 +144,46 @@ def test_a_client_that_floods_four_models_gets_one_share_with_targets_too() -> N
     assert found["greedy"].service / found["modest"].service == pytest.approx(1.0, rel=0.1)
 
 
-def test_the_least_served_client_of_a_queue_is_not_overtaken_either() -> None:
-    sim = sim_with(policy="vtc", ttft=2.0, max_running=1)
+def test_only_the_least_served_client_of_a_queue_may_be_chosen() -> None:
+    sim = sim_with(policy="vtc", max_running=1)
     sim.ask("much", prompt(1, 60), 8, client="deep")
     sim.engine.step()
-    sim.ask("tight", prompt(2, 20), 4, client="deep", ttft_target=0.05)
+    sim.ask("tight", prompt(2, 20), 4, client="deep", ttft_target=0.2)
     sim.ask("loose", prompt(3, 20), 4, client="ada", ttft_target=5.0)
+    sim.engine.step()
+    policy = _instances(sim)[0].batcher.policy
+    assert policy.may_run("ada") and not policy.may_run("deep")
     sim.run()
-    assert sim.heard.order == ["much", "loose", "tight"]
+    assert sim.heard.order[-2:] == ["loose", "tight"]
+
+
+def test_a_model_without_memory_keeps_nobody_waiting() -> None:
+    """x is due first and cannot begin; y is not due for long, and does not wait for that."""
+    sim = sim_with(models="x", ttft=3.0, blocks=30)
+    sim.add("y", blocks=400)
+    sim.ask("holds", prompt(1, 60), 50, model="x")
+    while not sim.heard.tokens["holds"]:
+        sim.engine.step()
+    sim.ask("large", prompt(2, 90), 1, model="x")
+    sim.ask("small", prompt(3, 200), 1, model="y", ttft_target=5.0)
+    began = sim.clock.now()
+    while not sim.heard.tokens["small"]:
+        sim.engine.step()
+    assert sim.clock.now() - began < 0.4 and len(sim.heard.tokens["holds"]) < 30
+    sim.run()
+    assert len(sim.heard.finished) == 3
+
+
+def test_a_step_ends_before_another_model_s_request_would_be_late_for_it() -> None:
+    sim = sim_with(models="xy", margin=1.0)
+    sim.ask("x", prompt(1, 30), 1, model="x", ttft_target=1.2)
+    sim.ask("y", prompt(2, 900), 1, model="y", ttft_target=1.4)
+    arbiter = sim.engine.arbiter
+    assert arbiter.order(["x", "y"], 0.0) == ["x", "y"]
+    [_, job] = arbiter.line.schedule.on_time
+    seconds = _instances(sim)[0].batcher.turn.seconds
+    assert seconds == pytest.approx(1.4 - job.seconds)
+    assert 0.1 < seconds < 0.25 * 1.2  # the longest there is here
 
 
 def test_without_targets_nothing_changes() -> None:

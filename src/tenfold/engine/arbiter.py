@@ -73,7 +73,6 @@ class Arbiter:
         self._seen: dict[str, int] = {}
         self._releases = 0
         self._late: dict[str, frozenset[str]] = {}
-        self._tried: list[str] = []
         self._blocked: dict[str, float] = {}
         self._last_step: dict[str, float] = {}
         self._lead: Job | None = None
@@ -93,21 +92,16 @@ class Arbiter:
         if self._lead is None:
             self._release()
             return None
-        self._tried = self._arrange(names, leads, self._lead, now)
-        return self._tried
+        return self._arrange(names, leads, self._lead, now)
 
     def stepped(self, name: str, began: float, ended: float) -> None:
-        """``name`` ran a step; those before it in the order could not."""
+        """``name`` ran a step."""
         self._last_step[name] = ended
         if not self._active:
             return
         seconds, lead = ended - began, self._lead
         batcher = self._batcher(name)
         prompts = batcher.pace.latest if batcher is not None else 0
-        for other in self._tried if lead is not None else ():
-            if other == name:
-                break
-            self._blocked[other] = ended + PATIENCE
         self._prompt_part += min(1.0, seconds / WINDOW) * (bool(prompts) - self._prompt_part)
         if prompts:
             self._share.ran(seconds)
