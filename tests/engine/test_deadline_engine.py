@@ -282,6 +282,16 @@ def test_attainment_counts_what_the_worker_saw() -> None:
     assert (found.tpot_met, found.tpot_missed, found.both_met) == (1, 1, 2)
 
 
+def test_an_answer_that_began_elsewhere_has_had_its_first_token() -> None:
+    sim = sim_with(ttft=0.1, tpot=0.02)
+    sim.ask("new", prompt(1, 20), 5)
+    sim.ask("moved", prompt(2, 20), 12, continued=8, arrival=-9.0)
+    assert _instances(sim)[0].batcher.goals.unanswered == 1
+    sim.run()
+    found = stats(sim)
+    assert (found.ttft_met, found.ttft_missed, found.tpot_met) == (1, 0, 2)
+
+
 def test_who_gets_no_answer_has_missed_his_target() -> None:
     sim = sim_with(ttft=0.1, tpot=1.0)
     sim.ask("dies", prompt(1, 20), 500, deadline=0.3)

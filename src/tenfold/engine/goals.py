@@ -94,8 +94,9 @@ class Goals:
         return min((due for due in open_ if due >= now), default=inf)
 
     def watch(self, request: EngineRequest) -> None:
-        """The request is queued."""
-        ttft, tpot = self.ttft_of(request), self.tpot_of(request)
+        """The request is queued. The first token of one that is continued has come already."""
+        ttft = None if request.continued else self.ttft_of(request)
+        tpot = self.tpot_of(request)
         if ttft is not None or tpot is not None:
             self._live[request.id] = Goal(request.arrival, ttft, tpot)
             self.unanswered += ttft is not None
