@@ -25,7 +25,8 @@ STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.
 @dataclass(slots=True)
 class Scores:
     """``rate``: service a second. ``jain``: over the time in which every client had something
-    asked, ``contended`` seconds. ``p50`` and ``p99``: seconds that whole programs (a tree of
+    asked, ``contended`` seconds; ``computed_jain``: of what was computed, cached tokens left out,
+    which is what DLPM makes even. ``p50`` and ``p99``: seconds that whole programs (a tree of
     thoughts; a question about a document is one by itself) took the clients that behave, each
     client's own percentile and then their mean; ``ttft``: the median to the first token of a call,
     likewise. ``drift``: the widest gap between two clients, of the policy's bound (0: none)."""
@@ -39,6 +40,7 @@ class Scores:
     ttft: float
     drift: float
     failed: int
+    computed_jain: float = 1.0
 
 
 @dataclass(slots=True)
@@ -77,6 +79,7 @@ def scores(cell: Cell, run: Run, drift: float) -> Scores:
         _mean_percentile(first, 50),
         drift,
         total.failed,
+        total.computed_jain,
     )
 
 

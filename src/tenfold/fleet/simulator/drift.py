@@ -147,9 +147,11 @@ def _waiting(
 
 
 def _union(spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Spans that only touch stay apart: what was asked as the last waiting request began was not
+    there yet when the scheduler looked, which found nothing of this client waiting."""
     found: list[tuple[float, float]] = []
     for start, stop in sorted(spans):
-        if found and start <= found[-1][1]:
+        if found and start < found[-1][1]:
             found[-1] = (found[-1][0], max(found[-1][1], stop))
         else:
             found.append((start, stop))
