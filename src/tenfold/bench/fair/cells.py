@@ -52,7 +52,7 @@ class Cell:
     workloads: tuple[Workload, ...]
     bad: str
     workers: int = 0
-    seconds: float = 45.0
+    seconds: float = 40.0
     kv_bytes: int = 90 << 20
     max_running: int = 8
 
