@@ -92,7 +92,7 @@ def _documents(scenario: Scenario) -> LongContextQA:
     """Four open documents a client, of 536 tokens: a fortieth of the paper's. Answers of 15 tokens
     as there. Open loop, as there; more is asked than can be answered, by every client."""
     return LongContextQA(
-        scenario=scenario, rate=4.0, open=4, questions=12, document=536, question=24
+        scenario=scenario, rate=6.0, open=4, questions=12, document=536, question=24
     )
 
 
@@ -101,15 +101,15 @@ def real_cells() -> list[Cell]:
     return [
         Cell(
             "long-context QA, S1",
-            "3 clients in an open loop (Poisson), 4 questions a second of each and 16 of client 0, "
-            "which is more than can be answered; each about 4 documents of 536 tokens, a fortieth of the "
-            "paper's; answers of 15, the paper's; memory holds 7 documents",
+            "3 clients in an open loop (Poisson), 6 questions a second of each and 24 of client 0, "
+            "which is more than can be answered; each about 4 documents of 536 tokens, a fortieth "
+            "of the paper's; answers of 15, the paper's; memory holds 7 documents",
             (_documents("requests"),),
             "qa-0",
         ),
         Cell(
             "long-context QA, S2",
-            "3 clients in an open loop (Poisson), 4 questions a second of each; documents of 536 "
+            "3 clients in an open loop (Poisson), 6 questions a second of each; documents of 536 "
             "tokens, those of client 0 twice as long; else as S1",
             (_documents("prefix"),),
             "qa-0",
