@@ -48,6 +48,8 @@ class LeapingInstance(GenerateInstance):
         nothing arrives: with the last of them a request may end. Empty: that cannot be told."""
         batcher = self.batcher
         running, block = batcher.running, batcher.settings.block_tokens
+        if batcher.steps is not self.executor.costs:
+            return []  # the scheduler learns what steps cost, and must see every one
         if not running or not batcher.settled or batcher.drafts is not None:
             return []
         left, context, longest, held = 1 << 60, 0, 0, 0
