@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -126,6 +127,8 @@ def test_a_client_whose_last_waiting_request_began_waits_anew() -> None:
     assert worst_drift("w", calls, limits, {}, 20.0).gap == pytest.approx(102.0, abs=0.1)
     calls[4].at = 3.9  # it was there in time: both have waited all along
     assert worst_drift("w", calls, limits, {}, 20.0).gap > 190.0
+    slow = replace(limits, transit=0.2)  # it was sent in time, and came too late
+    assert worst_drift("w", calls, slow, {}, 20.0).gap == pytest.approx(102.0, abs=0.1)
 
 
 def test_over_several_workers_only_clients_that_wait_at_all_of_them_are_compared() -> None:

@@ -83,9 +83,16 @@ def scores(cell: Cell, run: Run, drift: float) -> Scores:
     )
 
 
+TRANSIT = 0.01
+"""Seconds from a client to the scheduler of a worker that is busy, at most. Clients answer within
+half a millisecond of a step's end, where the next pass begins, too: without this a queue that a
+pass found empty would be taken for one that never was."""
+
+
 def real_drift(cell: Cell, rival: Rival, run: Run, token_bytes: int) -> float:
     """The widest gap of a real run, of its bound."""
-    limits = Limits(rival.schedule(), cell.max_running, cell.kv_bytes // token_bytes)
+    tokens = cell.kv_bytes // token_bytes
+    limits = Limits(rival.schedule(), cell.max_running, tokens, transit=TRANSIT)
     return worst_drift("here", _told(run.calls), limits, {}, run.seconds).share
 
 
