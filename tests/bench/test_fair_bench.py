@@ -105,7 +105,7 @@ def test_intervals_are_student_s() -> None:
 
 
 def test_names_choose_cells_and_rivals() -> None:
-    plan = Plan(False, only=("S2",), rivals=("dlpm", "optim"))
+    plan = Plan(False, only=("thoughts, S2",), rivals=("dlpm", "optim"))
     assert [one.name for one in plan.cells()] == ["tree-of-thoughts, S2"]
     assert [one.name for one in plan.competing()] == ["dlpm", "dlpm, optimistic"]
     assert [one.name for one in Plan(False, rivals=("lpm",)).competing()] == ["lpm"]
@@ -113,7 +113,7 @@ def test_names_choose_cells_and_rivals() -> None:
         Plan(True, only=("chess",)).cells()
     with pytest.raises(ConfigError, match="no policy is named like edf"):
         Plan(True, rivals=("edf",)).competing()
-    assert len({one.name for one in (*real_cells(), *simulated_cells())}) == 6
+    assert len({one.name for one in (*real_cells(), *simulated_cells())}) == 7
 
 
 def test_a_simulated_comparison_shows_what_fairness_is_for() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenfold.core.errors import ConfigError
-from tenfold.costs.calibrated import Step, fit_costs, save_costs
+from tenfold.costs.calibrated import Measured, Step, fit_costs, save_costs
 from tenfold.costs.formula import with_chunk
 from tenfold.costs.presets import ModelShape, device_costs, names
 from tenfold.costs.step import FixedStepModel, StepCosts, StepModel, StepShape
@@ -128,8 +128,13 @@ def test_a_fit_finds_the_costs_and_says_how_wrong_it_is() -> None:
     noise = [1.0 + 0.1 * (-1) ** (n // 7) for n in range(600)]
     noise[::50] = [9.0] * 12  # stalls, which must not count for much
     found = fit_costs(steps_of(costs, noise))
-    assert found.costs.prefill_token == pytest.approx(8e-4, rel=0.1)
-    assert found.costs.decode_row == pytest.approx(2e-3, rel=0.15)
+    truth, fitted = FixedStepModel(costs).predict, Measured(found.costs).predict
+    for shape in (
+        StepShape(prefill_tokens=150, sequences=1),
+        StepShape(decode_rows=6, decode_context=3000, sequences=6),
+        StepShape(100, 30_000, 4, 2000, 5),
+    ):
+        assert fitted(shape) == pytest.approx(truth(shape), rel=0.1)
     assert found.kept_out == 120 and found.steps == 600
     assert found.median_error == pytest.approx(0.1, abs=0.03) and found.mape > found.median_error
     with pytest.raises(ConfigError, match="too few"):
@@ -140,7 +145,9 @@ def test_what_is_kept_out_is_not_learnt_from() -> None:
     """Every fifth step costs twice as much: the fit must not know, and the error must show it."""
     noise = [2.0 if n % 5 == 0 else 1.0 for n in range(500)]
     found = fit_costs(steps_of(StepCosts(), noise))
-    assert found.costs.prefill_token == pytest.approx(StepCosts().prefill_token, rel=0.01)
+    shape = StepShape(prefill_tokens=150, sequences=1)
+    truth = FixedStepModel(StepCosts()).predict(shape)
+    assert Measured(found.costs).predict(shape) == pytest.approx(truth, rel=0.01)
     assert found.median_error == pytest.approx(0.5, abs=0.01)
 
 
@@ -151,7 +158,7 @@ def test_a_file_of_costs_is_a_device(tmp_path: Path) -> None:
     read = device_costs(str(path), LLAMA_8B)
     assert read.memory_bytes == 0 and "tiny" in read.about
     shape = StepShape(prefill_tokens=100, sequences=1)
-    assert read.steps.predict(shape) == FixedStepModel(found.costs).predict(shape)
+    assert read.steps.predict(shape) == Measured(found.costs).predict(shape)
     path.write_text("{}")
     with pytest.raises(ConfigError, match="no step costs"):
         device_costs(str(path), LLAMA_8B)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from tenfold.core.settings import ScheduleSettings
 from tenfold.fleet.simulator.drift import Limits, worst_drift
-from tenfold.fleet.workloads.outcome import Outcome, ProgramOutcome, Run, Spread, jain
+from tenfold.fleet.workloads.outcome import Outcome, ProgramOutcome, Run, Spread
 from tenfold.fleet.workloads.summary import series, summarise
+from tenfold.scheduling.fair_shares import jain
 
 
 def outcome(
@@ -22,12 +24,6 @@ def outcome(
     for name, value in values.items():
         setattr(made, name, value)
     return made
-
-
-def test_jain() -> None:
-    assert jain([3, 3, 3]) == 1.0
-    assert jain([6, 0, 0]) == pytest.approx(1 / 3)
-    assert jain([]) == 1.0
 
 
 def test_service_flows_evenly_from_the_first_token_to_the_last() -> None:
@@ -75,6 +71,17 @@ def test_only_the_time_in_which_everybody_is_busy_is_contended() -> None:
     assert total.jain == pytest.approx(jain(shares))
 
 
+def test_what_is_computed_may_be_even_where_service_is_not() -> None:
+    a = outcome("a", 0.0, 1.0, 10.0, 200, 20, cached_tokens=150)
+    b = outcome("b", 0.0, 1.0, 10.0, 50, 20)
+    total = summarise(Run(10.0, [a, b]))
+    assert total.clients["a"].contended_computed == pytest.approx(50 + 40)
+    assert total.computed_jain == pytest.approx(1.0)
+    assert total.jain == pytest.approx(330**2 / (2 * (240**2 + 90**2)))
+    alone = summarise(Run(10.0, [a]))
+    assert alone.jain == alone.computed_jain == 1.0
+
+
 def test_a_summary_counts_what_came_after_the_warm_up() -> None:
     calls = [
         outcome("a", 0.0, 1.0, 2.0, 100, 10, cached_tokens=50),
@@ -105,6 +112,23 @@ def test_the_widest_gap_is_found_while_both_wait() -> None:
     assert found.clients == ("a", "b") and found.gap == pytest.approx(120.0)
     assert found.bound == 2 * (500 + 2 * 2 * 10 + 50)
     assert worst_drift("w", calls, limits, {"a": 2.0}, 20.0).gap == pytest.approx(60.0)
+
+
+def test_a_client_whose_last_waiting_request_began_waits_anew() -> None:
+    """b's next call comes as its first one begins: in between a may be given what it likes."""
+    calls = [
+        outcome("a", 0.0, 3.0, 3.0, 100, 1, started=2.0),
+        outcome("a", 0.0, 6.0, 6.0, 100, 1, started=5.0),
+        outcome("a", 0.0, 9.0, 9.0, 10, 1, started=9.0),
+        outcome("b", 0.0, 5.0, 5.0, 10, 1, started=4.0),
+        outcome("b", 4.0, 9.0, 9.0, 10, 1, started=8.0),
+    ]
+    limits = Limits(ScheduleSettings(policy="dlpm", quantum=50.0), 2, 1000)
+    assert worst_drift("w", calls, limits, {}, 20.0).gap == pytest.approx(102.0, abs=0.1)
+    calls[4].at = 3.9  # it was there in time: both have waited all along
+    assert worst_drift("w", calls, limits, {}, 20.0).gap > 190.0
+    slow = replace(limits, transit=0.2)  # it was sent in time, and came too late
+    assert worst_drift("w", calls, slow, {}, 20.0).gap == pytest.approx(102.0, abs=0.1)
 
 
 def test_over_several_workers_only_clients_that_wait_at_all_of_them_are_compared() -> None:

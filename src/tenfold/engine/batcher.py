@@ -246,6 +246,15 @@ class Batcher:
     def has_work(self) -> bool:
         return bool(self.sequences)
 
+    @property
+    def settled(self) -> bool:
+        """Whoever waits waits on: nobody can join what runs now."""
+        return self._full or len(self.running) == len(self.sequences)
+
+    @property
+    def _full(self) -> bool:
+        return len(self.running) >= self.settings.max_running
+
     def unsettle(self) -> None:
         """Sequences were moved on without a plan: the next step is planned anew."""
         self._steady = None
@@ -456,6 +465,8 @@ class Batcher:
         return chunk
 
     def _candidates(self) -> Iterator[Sequence]:
+        """While the batch is full the policy is not asked: a pass that can admit nobody would cost
+        as much as any, and what it decides (a refill of deficits) is decided as well later."""
         for seq in list(self.running):
             if seq.kv is not None and not seq.decoding:
                 yield seq
@@ -463,10 +474,10 @@ class Batcher:
 
     def newcomers(self) -> Iterator[Sequence]:
         """Who waits, as the policy would have them, while there is a place."""
-        if not self.admitting:
+        if self._full or not self.admitting:
             return
         for waiting in self.policy.candidates(self.clock.now()):
-            if len(self.running) >= self.settings.max_running:
+            if self._full:
                 return
             yield self.sequences[waiting.id]
 
@@ -537,13 +548,9 @@ class Batcher:
     def urgency(self) -> float:
         """The earliest deadline of a waiting request that could be admitted now; else infinity. A
         model that has one goes before the others for the step in which it admits it."""
-        busy = len(self.running) >= self.settings.max_running
-        if (
-            self._refused
-            or busy
-            or not self.admitting
-            or any(not seq.decoding for seq in self.running)
-        ):
+        if self._refused or self._full or not self.admitting:
+            return inf
+        if any(not seq.decoding for seq in self.running):
             return inf
         return self.line.urgency()
 

@@ -1,6 +1,7 @@
 """Steps that decide nothing, several at a time: for simulations only.
 
-While every request there is does nothing but decode, one step is like the one before, a token on.
+While every request there is does nothing but decode, or waits for a place in a full batch, one step
+is like the one before, a token on.
 How many such steps lie ahead until a request ends can be told in advance, and so can their times.
 ``LeapingInstance`` takes them in one go and leaves everything - blocks, prefix tree, accounts,
 clocks - as if it had taken them one by one; a test compares the two. Not for devices: nothing is
@@ -47,7 +48,9 @@ class LeapingInstance(GenerateInstance):
         nothing arrives: with the last of them a request may end. Empty: that cannot be told."""
         batcher = self.batcher
         running, block = batcher.running, batcher.settings.block_tokens
-        if not running or len(running) < len(batcher.sequences) or batcher.drafts is not None:
+        if batcher.steps is not self.executor.costs:
+            return []  # the scheduler learns what steps cost, and must see every one
+        if not running or not batcher.settled or batcher.drafts is not None:
             return []
         left, context, longest, held = 1 << 60, 0, 0, 0
         for seq in running:

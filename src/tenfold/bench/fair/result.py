@@ -25,7 +25,8 @@ STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.
 @dataclass(slots=True)
 class Scores:
     """``rate``: service a second. ``jain``: over the time in which every client had something
-    asked, ``contended`` seconds. ``p50`` and ``p99``: seconds that whole programs (a tree of
+    asked, ``contended`` seconds; ``computed_jain``: of what was computed, cached tokens left out,
+    which is what DLPM makes even. ``p50`` and ``p99``: seconds that whole programs (a tree of
     thoughts; a question about a document is one by itself) took the clients that behave, each
     client's own percentile and then their mean; ``ttft``: the median to the first token of a call,
     likewise. ``drift``: the widest gap between two clients, of the policy's bound (0: none)."""
@@ -39,6 +40,7 @@ class Scores:
     ttft: float
     drift: float
     failed: int
+    computed_jain: float = 1.0
 
 
 @dataclass(slots=True)
@@ -77,12 +79,20 @@ def scores(cell: Cell, run: Run, drift: float) -> Scores:
         _mean_percentile(first, 50),
         drift,
         total.failed,
+        total.computed_jain,
     )
+
+
+TRANSIT = 0.01
+"""Seconds from a client to the scheduler of a worker that is busy, at most. Clients answer within
+half a millisecond of a step's end, where the next pass begins, too: without this a queue that a
+pass found empty would be taken for one that never was."""
 
 
 def real_drift(cell: Cell, rival: Rival, run: Run, token_bytes: int) -> float:
     """The widest gap of a real run, of its bound."""
-    limits = Limits(rival.schedule(), cell.max_running, cell.kv_bytes // token_bytes)
+    tokens = cell.kv_bytes // token_bytes
+    limits = Limits(rival.schedule(), cell.max_running, tokens, transit=TRANSIT)
     return worst_drift("here", _told(run.calls), limits, {}, run.seconds).share
 
 

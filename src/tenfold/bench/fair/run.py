@@ -80,6 +80,8 @@ def compare(plan: Plan, path: Path | None, progress: Progress) -> Iterator[dict[
         runs: dict[str, list[Scores]] = {rival.name: [] for rival in rivals}
         for seed in range(plan.seeds):
             for rival in rivals:
+                if seed and rival.once:
+                    continue
                 progress(f"{cell.name}, seed {seed + 1} of {plan.seeds}: {rival.name}")
                 runs[rival.name].append(_one(plan, cell, rival, seed, path))
         yield {
@@ -88,6 +90,8 @@ def compare(plan: Plan, path: Path | None, progress: Progress) -> Iterator[dict[
             "simulated": plan.simulated,
             "workers": cell.workers or 1,
             "seconds": cell.seconds,
+            "kv_bytes": None if plan.simulated else cell.kv_bytes,
+            "max_running": None if plan.simulated else cell.max_running,
             "quantum": QUANTUM,
             "worker_quantum": WORKER_QUANTUM if plan.simulated else None,
             "rivals": {name: together(found) for name, found in runs.items()},
@@ -107,6 +111,7 @@ def _one(plan: Plan, cell: Cell, rival: Rival, seed: int, path: Path | None) -> 
 ROWS = (
     ("service/s", "rate", "{:,.0f}"),
     ("Jain", "jain", "{:.3f}"),
+    ("of computed", "computed_jain", "{:.3f}"),
     ("hit rate", "hit_rate", "{:.2f}"),
     ("program p50, s", "p50", "{:.2f}"),
     ("program p99, s", "p99", "{:.2f}"),
@@ -115,11 +120,13 @@ ROWS = (
 
 
 def table(found: dict[str, Any]) -> list[list[str]]:
-    """A row a rival: mean ± half of the 95 % interval, and the worst drift of its bound."""
+    """A row a rival: mean ± half of the 95 % interval (of one run alone: what it was), and the
+    worst drift of its bound."""
     rows = []
     for name, one in found["rivals"].items():
+        many = len(found["runs"][name]) > 1
         cells = [
-            f"{form.format(one[key]['mean'])} ± {form.format(one[key]['half'])}"
+            form.format(one[key]["mean"]) + (f" ± {form.format(one[key]['half'])}" if many else "")
             for _, key, form in ROWS
         ]
         worst = one["drift"]["worst"]

@@ -54,12 +54,14 @@ class Drift:
 @dataclass(slots=True, frozen=True)
 class Limits:
     """What bounds are made of. ``memory_tokens``: what a worker holds, of whose requests
-    ``max_running`` run at a time. A client of weight f counts as U / f."""
+    ``max_running`` run at a time. A client of weight f counts as U / f. ``transit``: seconds that a
+    request may be on its way before a scheduler can know of it."""
 
     schedule: ScheduleSettings
     max_running: int
     memory_tokens: int
     workers: int = 1
+    transit: float = 0.0
 
     def bound(self, calls: Sequence[Outcome], least_weight: float) -> float:
         """For two clients of this weight, or more. The longest answer seen is taken as the longest
@@ -89,7 +91,7 @@ def worst_drift(
     workers = {one.worker for one in calls if not one.error}
     ranked = sorted(of, key=lambda name: -sum(one.output_tokens for one in of[name]))
     ledgers = {
-        name: _Ledger(of[name], workers, limits.schedule, weights.get(name, 1.0), end)
+        name: _Ledger(of[name], workers, limits, weights.get(name, 1.0), end)
         for name in ranked[:MOST_CLIENTS]
     }
     least = min((weights.get(name, 1.0) for name in of), default=1.0)
@@ -108,11 +110,12 @@ class _Ledger:
         self,
         calls: Sequence[Outcome],
         workers: Collection[str],
-        said: ScheduleSettings,
+        limits: Limits,
         weight: float,
         end: float,
     ) -> None:
-        self.waiting = _waiting(calls, workers, end)
+        said = limits.schedule
+        self.waiting = _waiting(calls, workers, limits.transit, end)
         whole = said.policy == "vtc" and said.vtc_charge == "input"
         spans: list[tuple[float, float, float]] = []
         for one in calls:
@@ -134,12 +137,13 @@ class _Ledger:
 
 
 def _waiting(
-    calls: Sequence[Outcome], workers: Collection[str], end: float
+    calls: Sequence[Outcome], workers: Collection[str], transit: float, end: float
 ) -> list[tuple[float, float]]:
     """When a client had requests waiting at every worker: what the bounds take for granted."""
     at: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
     for one in calls:
-        at[one.worker].append((one.at, one.started if one.started >= 0 else end))
+        began = one.started if one.started >= 0 else end
+        at[one.worker].append((min(one.at + transit, began), began))
     found = [(0.0, end)]
     for worker in workers:
         found = _overlaps(found, _union(at[worker]))
@@ -147,9 +151,11 @@ def _waiting(
 
 
 def _union(spans: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Spans that only touch stay apart: what was asked as the last waiting request began was not
+    there yet when the scheduler looked, which found nothing of this client waiting."""
     found: list[tuple[float, float]] = []
     for start, stop in sorted(spans):
-        if found and start <= found[-1][1]:
+        if found and start < found[-1][1]:
             found[-1] = (found[-1][0], max(found[-1][1], stop))
         else:
             found.append((start, stop))

@@ -6,7 +6,7 @@ run began. Does not know who answered.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -87,7 +87,8 @@ class Spread:
 @dataclass(slots=True)
 class ClientSummary:
     """One client's run. ``service``: as it sees it; ``computed``: what was computed for it, cached
-    prefixes left out. ``contended_service``: the former while every client had something to do."""
+    prefixes left out. ``contended_service`` and ``contended_computed``: the same while every client
+    had something to do."""
 
     requests: int = 0
     finished: int = 0
@@ -98,6 +99,7 @@ class ClientSummary:
     service: float = 0.0
     computed: float = 0.0
     contended_service: float = 0.0
+    contended_computed: float = 0.0
     programs: int = 0
     ttft: Spread = field(default_factory=Spread)
     latency: Spread = field(default_factory=Spread)
@@ -109,8 +111,9 @@ class RunSummary:
     """A whole run between warm-up and end.
 
     ``service_rate`` is client-view service a second. ``jain`` is that of the clients' service over
-    the contended period: the time in which every client had a request asked and not answered.
-    ``contended_seconds``: how long that was; with 0, ``jain`` is over the whole run."""
+    the contended period: the time in which every client had a request asked and not answered;
+    ``computed_jain``: of what was computed for them in it. ``contended_seconds``: how long that
+    was; with 0, both are over the whole run."""
 
     seconds: float = 0.0
     requests: int = 0
@@ -125,6 +128,7 @@ class RunSummary:
     service_rate: float = 0.0
     computed_rate: float = 0.0
     jain: float = 1.0
+    computed_jain: float = 1.0
     contended_seconds: float = 0.0
     ttft: Spread = field(default_factory=Spread)
     latency: Spread = field(default_factory=Spread)
@@ -135,10 +139,12 @@ class RunSummary:
 @dataclass(slots=True)
 class Series:
     """Client-view service over time: ``service[client][i]`` is what came in bin i, which ends at
-    ``ends[i]``. ``busy[client][i]``: all through it something was asked and not answered."""
+    ``ends[i]``; ``computed`` leaves out what was cached. ``busy[client][i]``: all through it
+    something was asked and not answered."""
 
     ends: list[float]
     service: dict[str, NDArray[np.float64]]
+    computed: dict[str, NDArray[np.float64]]
     busy: dict[str, NDArray[np.bool_]]
 
     @property
@@ -148,10 +154,3 @@ class Series:
             return np.zeros(len(self.ends), dtype=bool)
         everybody: NDArray[np.bool_] = np.logical_and.reduce(list(self.busy.values()))
         return everybody
-
-
-def jain(values: Iterable[float]) -> float:
-    """Jain's index (sum x)^2 / (n sum x^2): 1 is even, 1/n is one client that has it all."""
-    shares = np.asarray(list(values), dtype=float)
-    squares = float(np.sum(shares * shares))
-    return float(np.sum(shares)) ** 2 / (len(shares) * squares) if squares else 1.0

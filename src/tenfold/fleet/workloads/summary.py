@@ -7,7 +7,7 @@ first token comes. Does not know how calls were answered.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,8 @@ from tenfold.fleet.workloads.outcome import (
     RunSummary,
     Series,
     Spread,
-    jain,
 )
+from tenfold.scheduling.fair_shares import jain
 
 Floats = NDArray[np.float64]
 
@@ -41,8 +41,12 @@ def series(run: Run, warm_up: float = 0.0, bins: int = BINS) -> Series:
     for one in run.calls:
         of[one.client].append(one)
     service = {name: np.diff(_given(calls, edges)) for name, calls in sorted(of.items())}
+    computed = {
+        name: service[name] - INPUT_WEIGHT * np.diff(_cached(calls, edges))
+        for name, calls in sorted(of.items())
+    }
     busy = {name: _busy(calls, edges, run.seconds) for name, calls in sorted(of.items())}
-    return Series(edges[1:].tolist(), service, busy)
+    return Series(edges[1:].tolist(), service, computed, busy)
 
 
 def _given(calls: Sequence[Outcome], edges: Floats) -> Floats:
@@ -60,6 +64,13 @@ def _given(calls: Sequence[Outcome], edges: Floats) -> Floats:
         + _ramp(first[flows], slope[flows], edges)
         - _ramp(last[flows], slope[flows], edges)
     )
+
+
+def _cached(calls: Sequence[Outcome], edges: Floats) -> Floats:
+    """Prompt tokens that came from a cache until each of ``edges``."""
+    seen = [one for one in calls if one.first >= 0]
+    cached = np.array([one.cached_tokens for one in seen], dtype=float)
+    return _sum_before(np.array([one.first for one in seen]), cached, edges)
 
 
 def _sum_before(times: Floats, values: Floats, edges: Floats) -> Floats:
@@ -104,14 +115,14 @@ def summarise(run: Run, warm_up: float = 0.0) -> RunSummary:
         parts[call.client][0].append(call)
     for program in run.programs:
         parts[program.client][1].append(program)
-    span = np.array([warm_up, run.seconds])
     clients = {}
     for name, (calls, programs) in sorted(parts.items()):
         mine = clients[name] = ClientSummary()
         _count(mine, [one for one in calls if one.at >= warm_up], programs, warm_up)
         mine.service = float(np.sum(line.service[name]))
         mine.contended_service = float(np.sum(line.service[name][contended]))
-        mine.computed = mine.service - INPUT_WEIGHT * _cached(calls, span)
+        mine.computed = float(np.sum(line.computed[name]))
+        mine.contended_computed = float(np.sum(line.computed[name][contended]))
     total = RunSummary(seconds=run.seconds - warm_up, clients=clients)
     _count(total, [one for one in run.calls if one.at >= warm_up], run.programs, warm_up)
     seconds = max(total.seconds, 1e-9)
@@ -122,17 +133,21 @@ def summarise(run: Run, warm_up: float = 0.0) -> RunSummary:
     total.request_rate = len(ended) / seconds
     total.output_rate = sum(one.output_tokens for one in ended) / seconds
     total.contended_seconds = float(np.sum(contended)) * bin_seconds
-    total.jain = jain(
+    total.jain = _evenness(
         one.contended_service if total.contended_seconds else one.service
+        for one in clients.values()
+    )
+    total.computed_jain = _evenness(
+        one.contended_computed if total.contended_seconds else one.computed
         for one in clients.values()
     )
     return total
 
 
-def _cached(calls: Sequence[Outcome], span: Floats) -> float:
-    """Prompt tokens that came from a cache within a span of time."""
-    low, high = span.tolist()
-    return float(sum(one.cached_tokens for one in calls if low < one.first <= high))
+def _evenness(given: Iterable[float]) -> float:
+    """Jain's index; 1 where there is nothing to be uneven."""
+    found = jain(given)
+    return 1.0 if found is None else found
 
 
 def _count(
