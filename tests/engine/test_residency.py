@@ -3,6 +3,7 @@ memory where the operating system says it is."""
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -284,17 +285,33 @@ def test_a_model_unloaded_while_it_wakes_is_gone_and_its_pages_back(host: Host) 
     assert "gemma" not in host.device.pool.stats().owners and host.engine.check() == []
 
 
-def test_a_file_that_is_gone_fails_the_requests_with_its_reason(host: Host) -> None:
+def test_an_image_that_is_gone_is_packed_again(host: Host, alone: dict[str, list[int]]) -> None:
     host.engine.handle(SleepModel("gemma"))
     host.settle()
-    weights = host.engine.instances["gemma"].weights
-    image = weights._image  # type: ignore[attr-defined]
+    image = host.engine.instances["gemma"].weights._image  # type: ignore[attr-defined]
     assert image is not None
     image.unlink()
     host.ask("gemma0", "gemma")
     host.run()
+    assert host.tokens["gemma0"] == alone["gemma0"] and not host.failed
+
+
+def test_weights_that_cannot_be_had_fail_the_requests_with_the_reason(
+    paths: dict[str, Path], tmp_path: Path
+) -> None:
+    path = tmp_path / "own"
+    make_tiny("gemma3_text", path)
+    host = Host({"gemma": path}, 4000, tmp_path / "packed")
+    host.engine.handle(SleepModel("gemma"))
+    host.settle()
+    image = host.engine.instances["gemma"].weights._image  # type: ignore[attr-defined]
+    image.unlink()
+    shutil.rmtree(path)
+    host.ask("gemma0", "gemma")
+    host.run()
     assert host.failed[0].code == "unavailable" and "could not be woken" in host.failed[0].message
     assert host.states()["gemma"] == "cold" and host.device.pages_of("gemma") == 0
+    host.engine.close()
 
 
 def test_a_pinned_model_never_makes_room(paths: dict[str, Path], tmp_path: Path) -> None:

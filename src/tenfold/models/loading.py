@@ -7,6 +7,7 @@ later loads only read that image. Knows nothing of catalogues, devices or pages:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from tenfold.models.packed_store import Image, PackedStore, fingerprint, read_im
 from tenfold.models.packing import Weights, pack_model
 from tenfold.models.spec import EncoderSpec, ModelSpec
 from tenfold.models.weight_plan import WeightPlan, plan_weights
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -63,7 +66,7 @@ def load_model(
     store = PackedStore(cache_dir, kernels.layout) if cache_dir else None
     key = _fingerprint(path) if store else ""
     if store and (image := store.find(key)):
-        return _from_image(image, kernels, allocate, name, rank, kv_dtype)
+        return _from_image(path, image, kernels, allocate, name, rank, kv_dtype)
     checkpoint = open_checkpoint(path)
     plan = plan_weights(checkpoint, kernels)
     buffer = allocate(plan.nbytes)
@@ -76,11 +79,30 @@ def load_model(
     if store:
         store.save(key, checkpoint.spec, plan, buffer)
         if image := store.find(key):
-            loaded.refill, loaded.image = lambda: read_image(image, buffer), image.data
+            loaded.refill = lambda: _again(path, image, kernels, buffer)
+            loaded.image = image.data
     return loaded
 
 
+def _again(path: Path, image: Image, kernels: Kernels, buffer: Tensor) -> None:
+    """Read the image anew. Where it is gone (another version of the program may clear it away) the
+    checkpoint is packed as it was; raises ModelFileError where that is another by now."""
+    try:
+        read_image(image, buffer)
+        return
+    except (OSError, ModelFileError):
+        log.warning("%s cannot be read any more; packing %s again", image.data, path)
+    checkpoint = open_checkpoint(path)
+    plan = plan_weights(checkpoint, kernels)
+    if plan.to_dict() != image.plan.to_dict():
+        raise ModelFileError(
+            f"{path} has changed since it was loaded; unload the model, and load it"
+        )
+    pack_model(checkpoint, plan, kernels, buffer)
+
+
 def _from_image(
+    path: Path,
     image: Image,
     kernels: Kernels,
     allocate: Callable[[int], Tensor],
@@ -90,12 +112,12 @@ def _from_image(
 ) -> LoadedModel:
     buffer = allocate(image.plan.nbytes)
 
-    def read() -> None:
-        read_image(image, buffer)
+    def again() -> None:
+        _again(path, image, kernels, buffer)
 
-    loaded = _bind(image.spec, image.plan, buffer, kernels, name, rank, kv_dtype, read)
+    loaded = _bind(image.spec, image.plan, buffer, kernels, name, rank, kv_dtype, again)
     loaded.image = image.data
-    read()
+    read_image(image, buffer)
     return loaded
 
 
