@@ -19,6 +19,7 @@ from tenfold.scheduling.residency.base import (
     Sleep,
     Wake,
 )
+from tenfold.scheduling.residency.elastic import WAKES_WORTH
 from tenfold.scheduling.residency.ladder import before, climb
 from tenfold.scheduling.residency.registry import residency_policies
 
@@ -198,7 +199,7 @@ def test_a_pinned_model_and_one_just_woken_are_left_in_peace() -> None:
     world.act()
     assert not world.slept
     again = world.policy.look_again(world.view())
-    assert again == pytest.approx(5.0 + 10 * WAKE)
+    assert again == pytest.approx(5.0 + WAKES_WORTH * WAKE)
     world.now = again
     world.act()
     assert world.slept == ["fresh"]

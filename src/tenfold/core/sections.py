@@ -259,7 +259,7 @@ class ResidencySection(Section):
     )
     idle_seconds: Seconds = Field(default=45.0, description="without work for so long is idle")
     min_seconds: Seconds = Field(
-        default=10.0, description="least time awake, or ten times what waking took if shorter"
+        default=10.0, description="least time awake, or twice what waking took if shorter"
     )
     shrink_seconds: Seconds = Field(
         default=2.0, description="time to bring a model down to a lower limit"

@@ -22,7 +22,7 @@ from tenfold.scheduling.residency.base import (
     Wake,
 )
 
-WAKES_WORTH = 10.0
+WAKES_WORTH = 2.0
 """A model stays awake for so many times what waking it took, at least."""
 
 
