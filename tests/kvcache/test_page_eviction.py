@@ -137,6 +137,23 @@ def test_steps_that_were_thought_out_before_are_looked_at_again() -> None:
     assert cache.stats().mapped_pages == 0 and cache.check_integrity() == []
 
 
+def test_a_page_that_a_sequence_came_into_meanwhile_is_left_alone() -> None:
+    cache = make()
+    first, short, last = numbers(1, 4), numbers(2, 3), numbers(3, 4)
+    cache.close(begin(cache, first, len(first)))  # page 0
+    cache.close(begin(cache, short, len(short)))  # page 1, but for a block
+    filler = cache.open(numbers(4, 1), [])
+    assert cache.reserve(filler, B)
+    cache.close(begin(cache, last, len(last)))  # page 2
+    cache.close(filler)
+    assert cache.evict_pages(1) == 1 and cached(cache, first) == 0
+    newcomer = cache.open(numbers(5, 1), [])
+    assert cache.reserve(newcomer, B)  # in page 1, as it is mapped
+    assert cache.table(newcomer, 0).tolist() == [7]
+    assert cache.evict_pages(1) == 1
+    assert (cached(cache, short), cached(cache, last)) == (3, 0)
+
+
 def test_what_windows_left_behind_frees_pages_while_its_sequence_runs() -> None:
     cache = make(window=4)
     text = numbers(1, 16)
