@@ -10,49 +10,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from time import perf_counter
-from typing import NamedTuple
 
 from torch import Tensor, dtype
 
 from tenfold.core.errors import ConfigError, Conflict, OutOfMemory
-from tenfold.core.messages import Spread
 from tenfold.memory.audit import Books, differences
 from tenfold.memory.base import PageBackend, Reservation
 from tenfold.memory.ranges import FREE, MAPPED, RESERVED, Run, VirtualRange, runs
 from tenfold.memory.reserve import Coming, Place, Reserve
+from tenfold.memory.stats import MoveTimes, OwnerStats, PoolStats
 from tenfold.memory.timing import PageTimes
 
 __all__ = ["MoveTimes", "OwnerStats", "PagePool", "PoolStats", "VirtualRange"]
-
-
-@dataclass(slots=True)
-class OwnerStats:
-    """Pages of one owner: mapped now, addressable by its ranges, and its limit (None: no limit)."""
-
-    mapped: int = 0
-    virtual: int = 0
-    limit: int | None = None
-
-
-@dataclass(slots=True)
-class PoolStats:
-    """Pages of a pool at one moment. mapped + reserved is what the device's memory holds."""
-
-    page_bytes: int
-    capacity: int
-    mapped: int
-    reserved: int
-    virtual: int
-    owners: dict[str, OwnerStats] = field(default_factory=dict)
-
-
-class MoveTimes(NamedTuple):
-    """What callers of ``map`` and of ``unmap`` waited, by page."""
-
-    map: Spread
-    unmap: Spread
 
 
 class PagePool:
