@@ -113,7 +113,7 @@ def test_names_choose_cells_and_rivals() -> None:
         Plan(True, only=("chess",)).cells()
     with pytest.raises(ConfigError, match="no policy is named like edf"):
         Plan(True, rivals=("edf",)).competing()
-    assert len({one.name for one in (*real_cells(), *simulated_cells())}) == 7
+    assert len({one.name for one in (*real_cells(), *simulated_cells())}) == 9
 
 
 def test_a_simulated_comparison_shows_what_fairness_is_for() -> None:

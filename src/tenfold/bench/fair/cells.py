@@ -22,8 +22,9 @@ Admission = Literal["optimistic", "reserve"]
 QUANTUM = 4000.0
 """Q^u of every DLPM row: the one at which the paper's Figure 1 keeps 93 % of LPM's speed."""
 
-WORKER_QUANTUM = 4000.0
-"""Q^w of every D2LPM row."""
+TREES = 96
+"""Trees of thoughts that a client has under way in simulated cells: the paper's service rates and
+medians, multiplied (Little's law), give 88 for D2LPM and 97 for VTC."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -45,7 +46,8 @@ class Rival:
 class Cell:
     """``bad``: what the names of clients that misbehave begin with. ``workers`` 0: this machine,
     with ``kv_bytes`` for keys and values (a token of SmolLM2-135M takes 22.5 KiB in float16);
-    else so many simulated ones, for so many ``seconds``."""
+    else so many simulated ones, for so many ``seconds``. ``worker_quantum``: Q^w of D2LPM, some
+    sixty of the cell's prompts; with a few only, it keeps moving them away from their prefixes."""
 
     name: str
     about: str
@@ -55,13 +57,14 @@ class Cell:
     seconds: float = 40.0
     kv_bytes: int = 90 << 20
     max_running: int = 8
+    worker_quantum: float = 0.0
 
     def simulation(self, rival: Rival, seed: int) -> Simulation:
         """The cell as ``fleet.simulator`` takes it."""
         return Simulation(
-            ClusterSettings(workers=self.workers),
+            ClusterSettings(workers=self.workers, max_running=self.max_running),
             rival.schedule(),
-            RoutingSettings(policy=rival.routing, quantum=WORKER_QUANTUM),
+            RoutingSettings(policy=rival.routing, quantum=self.worker_quantum),
             RunSettings(seconds=self.seconds, warm_up=WARM_UP * self.seconds, seed=seed),
             list(self.workloads),
         )
@@ -82,7 +85,7 @@ REAL_RIVALS = (
 SIMULATED_RIVALS = (
     Rival("round robin + lpm", "lpm", "round-robin"),
     Rival("preble-like + lpm", "lpm", "preble-like"),
-    Rival("cache-aware + lpm", "lpm", "cache-aware"),
+    Rival("cache-aware + lpm", "lpm", "cache-aware", once=True),
     Rival("round robin + vtc", "vtc", "round-robin"),
     Rival("d2lpm + dlpm", "dlpm", "d2lpm"),
 )
@@ -134,30 +137,60 @@ def real_cells() -> list[Cell]:
 
 
 def simulated_cells() -> list[Cell]:
-    """The papers' lengths on 8 and 2 workers."""
+    """The papers' lengths on 8 and 2 workers. Where D2LPM should win, and where it does not."""
     return [
         Cell(
             "tree-of-thoughts, S1, 8 workers",
-            "3 clients with 8 trees each under way; client 0 branches by 4, the others by 2",
-            (TreeOfThoughts(clients=3, concurrent=8, scenario="requests"),),
+            f"3 clients with {TREES} trees each under way, about what the published rates and "
+            "medians imply; client 0 branches by 4, the others by 2",
+            (TreeOfThoughts(clients=3, concurrent=TREES, scenario="requests"),),
             "tree-0",
             workers=8,
-            seconds=200.0,
+            seconds=150.0,
+            max_running=256,
+            worker_quantum=80_000.0,
         ),
         Cell(
-            "long-context QA, S2, 2 workers",
-            "3 clients with 12 questions each under way; documents of client 0 are twice as long",
-            (LongContextQA(clients=3, rate=0.0, concurrent=12, scenario="prefix"),),
-            "qa-0",
-            workers=2,
-            seconds=600.0,
+            "tree-of-thoughts, S2, 8 workers",
+            f"3 clients with {TREES} trees each under way, branches by 2; questions of client 0 "
+            "ten times as long",
+            (TreeOfThoughts(clients=3, concurrent=TREES, scenario="prefix"),),
+            "tree-0",
+            workers=8,
+            seconds=150.0,
+            max_running=256,
+            worker_quantum=80_000.0,
         ),
         Cell(
             "LLM as judge, S1, 8 workers",
-            "3 clients with 48 articles each under way; client 0 judges 16 dimensions, others 2",
-            (Judge(clients=3, concurrent=48, scenario="requests"),),
+            "3 clients with 256 articles each under way; client 0 judges 16 dimensions, others 2",
+            (Judge(clients=3, concurrent=256, scenario="requests"),),
             "judge-0",
             workers=8,
-            seconds=200.0,
+            seconds=150.0,
+            max_running=256,
+            worker_quantum=160_000.0,
+        ),
+        Cell(
+            "long-context QA, S1, 8 workers",
+            "3 clients in an open loop (Poisson), 4 questions a second of each and 16 of client 0, "
+            "each about 8 documents",
+            (LongContextQA(clients=3, rate=4.0, open=8, scenario="requests"),),
+            "qa-0",
+            workers=8,
+            seconds=300.0,
+            max_running=256,
+            worker_quantum=1_280_000.0,
+        ),
+        Cell(
+            "long-context QA, S2, 2 workers",
+            "3 clients in an open loop (Poisson), a question a second of each about 8 documents; "
+            "those of client 0 are twice as long",
+            (LongContextQA(clients=3, rate=1.0, open=8, scenario="prefix"),),
+            "qa-0",
+            workers=2,
+            seconds=1200.0,
+            max_running=256,
+            worker_quantum=1_280_000.0,
         ),
     ]
