@@ -259,7 +259,7 @@ class ResidencySection(Section):
     )
     idle_seconds: Seconds = Field(default=45.0, description="without work for so long is idle")
     min_seconds: Seconds = Field(
-        default=10.0, description="least time awake, or twice what waking took if shorter"
+        default=10.0, description="least time awake, or what waking took if shorter"
     )
     shrink_seconds: Seconds = Field(
         default=2.0, description="time to bring a model down to a lower limit"
@@ -302,6 +302,12 @@ class DeadlinesSection(Section):
         gt=0,
         le=1,
         description="share of the time for prompts that overdue requests get; 1: they come first",
+    )
+    answer_share: float = Field(
+        0.05,
+        ge=0,
+        lt=1,
+        description="share of the time for running answers while a first token is at risk",
     )
     ttft: Seconds = Field(
         default=0.0, description="seconds to the first token, where nothing else is said; 0: none"

@@ -84,8 +84,8 @@ class ResidencySettings:
     """Which models have their weights in a device's memory, and how memory moves between them.
 
     ``idle_seconds``: without work for so long, a model sleeps: where another wants the memory
-    (``evict`` "pressure") or at once ("always"). ``min_seconds``: the least time awake, or ten
-    times what waking took if that is shorter. ``shrink_seconds``: within which a model is brought
+    (``evict`` "pressure") or at once ("always"). ``min_seconds``: the least time awake, or
+    what waking took if that is shorter. ``shrink_seconds``: within which a model is brought
     down to a lower limit, by the ``ladder``. ``low_bytes`` and ``high_bytes``: a thread prepares
     pages when fewer than low are ready, until high are. ``host_bytes``: sleeping weights kept in
     the host's memory, the rest are on disk; 0 keeps all that the page cache will. ``keep_alive``:
@@ -114,6 +114,7 @@ class DeadlineSettings:
     looked at). ``margin`` multiplies the estimated time of a prefill. ``max_wait``: a request that
     cannot be on time runs after those that can, but after so many times its target it is overdue:
     the overdue get ``overdue_share`` of the time for prompts, and with 1 come before all.
+    ``answer_share``: of the time, for answers that run, while a first token is at risk.
     ``ttft`` and ``tpot``: targets of requests and models that have none, in seconds; 0 is none.
     """
 
@@ -121,6 +122,7 @@ class DeadlineSettings:
     margin: float = 1.5
     max_wait: float = 10.0
     overdue_share: float = 0.25
+    answer_share: float = 0.05
     ttft: float = 0.0
     tpot: float = 0.0
 

@@ -19,7 +19,7 @@ from tenfold.engine.instance import GenerateInstance, Instance
 from tenfold.engine.prompt_turn import PromptTurn
 from tenfold.engine.sequence import Sequence
 from tenfold.scheduling.deadlines.base import Job, Schedule
-from tenfold.scheduling.deadlines.beat import Beat, PromptShare, slack
+from tenfold.scheduling.deadlines.beat import Beat, Share, slack
 from tenfold.scheduling.deadlines.line import Line
 
 FRESH_SECONDS = 5e-3
@@ -31,11 +31,11 @@ SECONDS_A_JOB = 2e-4
 PATIENCE = 0.05
 """A model that had no memory for a prompt is asked again after so long, or when a request ended."""
 
-STEP_PART = 0.25
+STEP_PART = 0.4
 """A step takes at most this part of the shortest TTFT target: who arrives waits for its end."""
 
-WINDOW = 1.0
-"""Seconds over which the part of the time that prompts get is measured."""
+AT_RISK = 0.3
+"""Answers give way to prompts when a first token has less than this part of its time to spare."""
 
 ReadyAt = Callable[[str], float]
 """When a model's weights will be there: any time gone by if they are, infinity if nobody knows."""
@@ -66,8 +66,8 @@ class Arbiter:
         self._known: dict[str, Batcher] = {}
         self._counted = 0
         self._by_turns = settings.deadlines.order == "fifo"
-        self._share = PromptShare(settings.prefill_share)
-        self._prompt_part = 1.0
+        self._prompts = Share(settings.prefill_share)
+        self._answers = Share(settings.deadlines.answer_share)
         self._active = False
         self._planned = -inf
         self._seen: dict[str, int] = {}
@@ -102,13 +102,14 @@ class Arbiter:
         seconds, lead = ended - began, self._lead
         batcher = self._batcher(name)
         prompts = batcher.pace.latest if batcher is not None else 0
-        self._prompt_part += min(1.0, seconds / WINDOW) * (bool(prompts) - self._prompt_part)
         if prompts:
-            self._share.ran(seconds)
+            self._prompts.ran(seconds)
+            self._answers.waited(seconds)
             if lead is not None:
                 self.line.spent(lead.overdue_at <= self._planned, seconds)
         elif lead is not None:
-            self._share.waited(seconds)
+            self._prompts.waited(seconds)
+            self._answers.ran(seconds)
             if batcher is not None and lead.model == name:  # it had its turn, and no memory
                 self._blocked[name] = ended + PATIENCE
 
@@ -182,8 +183,8 @@ class Arbiter:
     def _jobs(self) -> list[Job]:
         self._shortest, longest = self._targets()
         seconds = self._step_seconds()
-        factor = self.settings.deadlines.margin
-        factor /= max(self._prompt_part, self.settings.prefill_share, 1e-3)
+        deadlines = self.settings.deadlines
+        factor = deadlines.margin / (1.0 - deadlines.answer_share)
         jobs = []
         for name, batcher in self._batchers():
             left = list(self._left(batcher))
@@ -245,9 +246,11 @@ class Arbiter:
         return due if seq.request.deadline is None else min(due, seq.request.deadline)
 
     def _targets(self) -> tuple[float, float]:
-        """The shortest and the longest TTFT target there is."""
+        """The shortest and the longest TTFT target of models that are awake or waking."""
         found = set()
-        for _, batcher in self._batchers():
+        for name, batcher in self._batchers():
+            if self.ready_at(name) == inf:
+                continue
             if batcher.goals.ttft:
                 found.add(batcher.goals.ttft)
             found |= batcher.goals.open_targets()
@@ -282,12 +285,16 @@ class Arbiter:
         others = [beat for beat in beats if beat.model != lead.model]
         own = min((beat.due - now for beat in beats if beat.model == lead.model), default=inf)
         spare, least = slack(others, now), self._least_step(beats)
+        if self._at_risk(now):
+            own = inf
+            if not self._answers.covers(sum(beat.seconds for beat in others)):
+                spare = inf
         seconds = max(least, min(self._step_seconds(), spare, own, self._leeway(lead, now)))
         order = [*leads, *(name for name in names if name not in leads)]
         for name in names:
             if (batcher := self._batcher(name)) is not None:
                 batcher.turn = self._turn(name, seconds, now) if name in leads else None
-        if spare < least and not self._share.covers(least):
+        if spare < least and not self._prompts.covers(least):
             first = min(others, key=lambda beat: beat.due).model
             if (batcher := self._batcher(first)) is not None:
                 batcher.turn = PromptTurn(0.0)
@@ -325,6 +332,15 @@ class Arbiter:
             found.append(job.id)
         return found
 
+    def _at_risk(self, now: float) -> bool:
+        """Whether a first token that can be on time has little time to spare: answers give way."""
+        end = now
+        for job in self.line.schedule.on_time:
+            end += job.seconds
+            if job.due - end < AT_RISK * (job.due - job.arrival):
+                return True
+        return False
+
     def _leeway(self, lead: Job, now: float) -> float:
         """How long a step may take for nobody to be late for it: the lead itself, and those of
         other models that come after it."""
@@ -347,15 +363,19 @@ class Arbiter:
             wish = self.settings.itl_target
             return Beat(name, last + wish, wish / max(1, len(self._instances)), wish)
         rows = context = 0
+        ahead = inf
         for seq in batcher.running:
             if seq.decoding:
                 rows += 1
                 context += seq.computed + 1
+                ahead = min(ahead, batcher.goals.token_due(seq.request.id))
         if not rows:
             return None
         shape = StepShape(decode_rows=rows, decode_context=context, sequences=rows)
         wish = batcher.target(1)
         due = last + wish / max(1.0, self.settings.deadlines.margin)
+        # A TPOT target is of a whole answer: who is ahead of it waits, but no longer than anybody.
+        due = max(due, min(ahead, last + self.settings.itl_target))
         return Beat(name, due, batcher.steps.predict(shape), wish)
 
     def _least_step(self, beats: list[Beat]) -> float:

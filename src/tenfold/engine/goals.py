@@ -82,6 +82,14 @@ class Goals:
         """TTFT targets of live requests."""
         return {goal.ttft for goal in self._live.values() if goal.ttft is not None}
 
+    def token_due(self, request_id: str) -> float:
+        """When the next token of an answer is due for its TPOT target to be kept so far: one that
+        was fast may pause. Minus infinity where there is no such target."""
+        goal = self._live.get(request_id)
+        if goal is None or goal.tpot is None or goal.first is None:
+            return -inf
+        return goal.first + goal.tokens * goal.tpot
+
     def next_due(self, now: float) -> float:
         """When the next first token is due that is not late yet; infinity for none."""
         if not self.unanswered:
@@ -92,6 +100,17 @@ class Goals:
             if goal.ttft is not None and goal.first is None
         )
         return min((due for due in open_ if due >= now), default=inf)
+
+    def overdue_at(self, max_wait: float) -> float:
+        """When the first request without a first token has waited ``max_wait`` times its target;
+        infinity for none."""
+        if not self.unanswered:
+            return inf
+        return min(
+            goal.arrival + max_wait * goal.ttft
+            for goal in self._live.values()
+            if goal.ttft is not None and goal.first is None
+        )
 
     def watch(self, request: EngineRequest) -> None:
         """The request is queued. The first token of one that is continued has come already."""

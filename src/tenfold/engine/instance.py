@@ -62,8 +62,14 @@ class Instance(Protocol):
         awake, what its admission was last refused for."""
         ...
 
-    def sleep(self) -> None:
-        """Stop what runs, to be computed again, and give back all pages but the scratch."""
+    def overdue(self) -> float:
+        """When the first of the waiting requests that has a target will have waited too long;
+        infinity for none."""
+        ...
+
+    def sleep(self, *, keep: bool = False) -> None:
+        """Stop what runs, to be computed again, and give back all pages but the scratch. With
+        ``keep`` only those of the weights: what runs goes on when they are back."""
         ...
 
     def prepare(self) -> None:
@@ -162,9 +168,13 @@ class GenerateInstance:
         first = next(iter(self.batcher.sequences.values()))
         return cache.bytes_for(first.tokens.length + 1)
 
-    def sleep(self) -> None:
-        self.batcher.rest()
-        self.batcher.cache.evict_all()
+    def overdue(self) -> float:
+        return self.batcher.goals.overdue_at(self.batcher.settings.deadlines.max_wait)
+
+    def sleep(self, *, keep: bool = False) -> None:
+        if not keep:
+            self.batcher.rest()
+            self.batcher.cache.evict_all()
         self.weights.unmap()
 
     def prepare(self) -> None:
@@ -352,7 +362,10 @@ class EmbedInstance:
     def wanted_bytes(self) -> int:
         return 0
 
-    def sleep(self) -> None:
+    def overdue(self) -> float:
+        return inf
+
+    def sleep(self, *, keep: bool = False) -> None:
         self.weights.unmap()
 
     def prepare(self) -> None:

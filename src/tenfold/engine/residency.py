@@ -121,6 +121,7 @@ class _Resident:
             waiting=instance.waiting,
             oldest=instance.oldest() if queue else inf,
             deadline=instance.urgency() if queue else inf,
+            overdue=instance.overdue() if queue else inf,
             last_used=self.last_used,
             since=self.since,
             pinned=options.pinned or (keep is not None and keep < 0),
@@ -337,7 +338,7 @@ class Residents:
 
     def _view(self) -> DeviceView:
         pages = self._memory.budget()
-        asleep = any(o.state != "resident" and o.instance.waiting for o in self._models.values())
+        asleep = any(o.state != "resident" and o.instance.has_work for o in self._models.values())
         models = {
             name: one.view(self._page_bytes, self._kv_pages(name), queue=asleep)
             for name, one in self._models.items()
@@ -355,8 +356,8 @@ class Residents:
         match action:
             case Wake(name, why):
                 self._wake(name, why)
-            case Sleep(name, why, to):
-                self._sleep(name, to, why)
+            case Sleep(name, why, to, keep):
+                self._sleep(name, to, why, keep=keep)
             case Drain(name, on, why):
                 one.draining = self._clock.now() if on else None
                 self._admit(one, not on)
@@ -370,10 +371,11 @@ class Residents:
                     one.shrink_due = self._clock.now() + self.settings.shrink_seconds
 
     # --- sleeping and waking --------------------------------------------------------------------
-    def _sleep(self, name: str, to: ResidencyState, why: str) -> None:
+    def _sleep(self, name: str, to: ResidencyState, why: str, *, keep: bool = False) -> None:
+        """``keep``: what runs keeps its keys and values, and waits."""
         one, began = self._models[name], self._clock.now()
         pages = self._memory.pages_of(name)
-        one.instance.sleep()
+        one.instance.sleep(keep=keep)
         if to == "cold":
             one.instance.weights.leave_host()
         one.state, one.since = to, self._clock.now()
@@ -384,7 +386,8 @@ class Residents:
         self._admit(one, True)
         self._changed = True
         seconds = one.since - began
-        self._log("sleep", name, why, pages, seconds)
+        pages -= self._memory.pages_of(name)
+        self._log("pause" if keep else "sleep", name, why, pages, seconds)
         self._emit(ModelMoved(name, one.state, seconds, why))
         self._trim_host()
 

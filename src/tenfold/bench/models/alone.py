@@ -22,7 +22,7 @@ from tenfold.fleet.workloads.attainment import between
 from tenfold.fleet.workloads.base import Call
 from tenfold.fleet.workloads.trace import Asked, Speaker
 
-TTFT_SCALE, TPOT_SCALE = 5.0, 2.0
+TTFT_SCALE, TPOT_SCALE = 5.0, 5.0
 
 MOST_CALLS, FEWEST_CALLS = 60, 20
 

@@ -232,7 +232,7 @@ class Comparison:
                 if what == "margin":
                     device.deadlines = mode.deadlines(margin=value)
                 else:
-                    device.residency = mode.residency(idle_seconds=value)
+                    device.residency = mode.residency(idle_seconds=value, evict="always")
                 self._measure(what, key, device, load, seed, asleep=True)
 
     def _sweep_load(self) -> float:

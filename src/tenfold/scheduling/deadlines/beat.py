@@ -2,7 +2,8 @@
 
 Answers must go on within their target between tokens (TPOT), prompts want all the rest. Each model
 that decodes is due one step so many seconds after its last; between those, prompts run. Where
-answers alone fill the time, prompts keep a share. Does not know requests.
+answers alone fill the time, prompts keep a share; where first tokens are at risk, answers do. Does
+not know requests.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ def slack(beats: Iterable[Beat], now: float) -> float:
     return least
 
 
-class PromptShare:
-    """Keeps a share of the time for prompts while answers are due without a break."""
+class Share:
+    """Keeps a share of the time for somebody: for prompts while answers are due without a break,
+    or for answers while first tokens are at risk."""
 
     def __init__(self, share: float) -> None:
         """0 <= ``share`` < 1."""
@@ -42,13 +44,13 @@ class PromptShare:
         self._saved = 0.0
 
     def waited(self, seconds: float) -> None:
-        """Answers ran for so long while a prompt waited."""
+        """The others ran for so long meanwhile."""
         self._saved += self._rate * seconds
 
     def ran(self, seconds: float) -> None:
-        """A step with prompts took so long. Nothing is owed for more than the share."""
+        """It was served for so long. Nothing is owed for more than the share."""
         self._saved = max(0.0, self._saved - seconds)
 
     def covers(self, seconds: float) -> bool:
-        """Whether prompts have a claim to so much before anything else."""
+        """Whether there is a claim to so much before anything else."""
         return self._saved >= seconds

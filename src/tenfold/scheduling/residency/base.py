@@ -25,7 +25,8 @@ class ModelView:
     would take at least. ``limit_pages``: set by an administrator, for keys and values; ``cap``: as
     ``SetLimit`` last said. ``oldest``:
     arrival of the oldest waiting request, ``deadline``: the earliest by which one's first token is
-    due. ``last_used``: when it last had a request. ``since``: when its state began. ``held``: it
+    due that is not late; ``overdue``: when the first that is late will have waited too long.
+    ``last_used``: when it last had a request. ``since``: when its state began. ``held``: it
     sleeps until it is told to wake; ``asked``: it was told to. ``draining``: since when it admits
     nothing new, if it does not.
     ``wake_seconds``: what waking is expected to take.
@@ -44,6 +45,7 @@ class ModelView:
     waiting: int = 0
     oldest: float = inf
     deadline: float = inf
+    overdue: float = inf
     last_used: float = 0.0
     since: float = 0.0
     pinned: bool = False
@@ -61,8 +63,13 @@ class ModelView:
     @property
     def wants(self) -> bool:
         """Whether it sleeps and should not."""
-        wanted = self.waiting or self.pinned or self.asked
+        wanted = self.busy or self.pinned or self.asked
         return bool(wanted) and not self.awake and not self.held
+
+    @property
+    def paused(self) -> bool:
+        """Whether requests were begun that wait for the weights to come back."""
+        return self.running > 0 and not self.awake
 
     @property
     def awake(self) -> bool:
@@ -91,11 +98,13 @@ class Wake:
 
 @dataclass(slots=True, frozen=True)
 class Sleep:
-    """Give the pages of the model's weights, keys and values back. What runs is preempted."""
+    """Give the pages of the model's weights, keys and values back. What runs is preempted; with
+    ``keep`` it keeps its keys and values, and goes on when the model is awake again."""
 
     model: str
     why: str
     to: Literal["host", "cold"] = "host"
+    keep: bool = False
 
 
 @dataclass(slots=True, frozen=True)

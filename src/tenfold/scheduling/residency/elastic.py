@@ -2,9 +2,15 @@
 keys and values share whatever weights leave (arXiv 2505.04021v3, sections 5.2 and A.4).
 
 A model that sleeps and has requests wakes. For the memory, models without work go to sleep, those
-idle for longer than the threshold first. Where every model has work, the one whose requests are due
-last stops admitting and, when it is through or its time to shrink is over, makes room. The paper
-gives the threshold (45 s, only under pressure) and no rule for the rest: the rest is ours.
+idle for longer than the threshold first. The paper gives the threshold (45 s, only under pressure)
+and no rule for more; the rest is ours. Where every awake model has work, one of them *pauses*: its
+weights go, the keys and values of what runs stay, and when it wakes again what ran goes on. Who
+pauses, and when:
+
+- for a first token that can still be on time, at the last good moment (``EAGERNESS``), so that one
+  change of models serves as many requests as possible: a model with nothing due before it;
+- for requests that are late, have no target, or have begun: a model with nothing due at all, once
+  it had its turn (``TURN``); and for those that are overdue, any model that had its turn.
 """
 
 from __future__ import annotations
@@ -15,15 +21,25 @@ from tenfold.core.settings import ResidencySettings
 from tenfold.scheduling.residency.base import (
     Action,
     DeviceView,
-    Drain,
     ModelView,
     SetLimit,
     Sleep,
     Wake,
 )
 
-WAKES_WORTH = 2.0
+WAKES_WORTH = 1.0
 """A model stays awake for so many times what waking it took, at least."""
+
+TURN = 10.0
+"""And for so many where nothing that can be on time waits for its memory: changing models then
+takes a tenth of the time."""
+
+EAGERNESS = 0.75
+"""A model with requests takes another's turn when so much of their time to the first token is
+left."""
+
+WAKES_LEFT = 3.0
+"""But no later than so many times what waking takes before they are due."""
 
 
 class Elastic:
@@ -31,6 +47,8 @@ class Elastic:
 
     def __init__(self, settings: ResidencySettings) -> None:
         self.settings = settings
+        self._again = inf
+        """When a model that wants another's memory may have it."""
 
     def fits(self, device: DeviceView, model: ModelView) -> str:
         pinned = sum(one.weight_pages for one in device.models.values() if one.pinned)
@@ -51,7 +69,7 @@ class Elastic:
             if model.wants:
                 room.wake(model)
         room.relieve()
-        room.undrain()
+        self._again = room.again
         return room.actions + self._limits_of(device, room)
 
     def _over(self, now: float, model: ModelView) -> str:
@@ -81,20 +99,15 @@ class Elastic:
         return found
 
     def look_again(self, device: DeviceView) -> float:
-        """When a model's time is over, or one that drains must be through."""
-        settings, times = self.settings, [inf]
+        """When a model's time is over, or one may have the memory that it wants."""
+        times = [self._again]
         for one in device.models.values():
-            if one.draining is not None:
-                times.append(one.draining + settings.shrink_seconds)
             if one.state != "resident" or one.busy or one.pinned:
                 continue
             if one.ttl is not None:
                 times.append(one.last_used + one.ttl)
-            if settings.evict == "always":
-                times.append(one.last_used + settings.idle_seconds)
-        if any(one.wants for one in device.models.values()):
-            ends = [one.since + least_awake(one, settings) for one in device.models.values()]
-            times += [end for end in ends if end > device.now]
+            if self.settings.evict == "always":
+                times.append(one.last_used + self.settings.idle_seconds)
         return min(times)
 
 
@@ -103,12 +116,19 @@ def least_awake(model: ModelView, settings: ResidencySettings) -> float:
     return min(settings.min_seconds, WAKES_WORTH * model.wake_seconds)
 
 
-def _urgency(model: ModelView) -> tuple[float, float]:
-    return model.deadline, model.oldest
+def turn(model: ModelView, settings: ResidencySettings) -> float:
+    """Seconds of a model's turn, where nothing that can be on time waits for its memory."""
+    return min(settings.min_seconds, TURN * model.wake_seconds)
+
+
+def _urgency(model: ModelView) -> tuple[float, float, float]:
+    """Those that are due, by their deadline; then those that sleep for longest."""
+    return model.deadline, model.overdue, model.since
 
 
 class _Room:
-    """Pages as they will be when the actions so far are done."""
+    """Pages as they will be when the actions so far are done. ``again``: when ``decide`` should
+    look again for the sake of a model that wants memory and may not have it yet."""
 
     def __init__(self, device: DeviceView, settings: ResidencySettings) -> None:
         self.device = device
@@ -116,31 +136,41 @@ class _Room:
         self.models = list(device.models.values())
         self.actions: list[Action] = []
         self.free = device.free
+        self.again = inf
         self._slept: set[str] = set()
         self._woken: set[str] = set()
-        self._drained: set[str] = set()
 
     def awake(self, model: ModelView) -> bool:
         return model.name in self._woken or (model.awake and model.name not in self._slept)
 
-    def sleep(self, model: ModelView, why: str) -> None:
-        self.actions.append(Sleep(model.name, why))
+    def sleep(self, model: ModelView, why: str, *, keep: bool = False) -> None:
+        """``keep``: the keys and values of what runs stay."""
+        self.actions.append(Sleep(model.name, why, keep=keep))
         self._slept.add(model.name)
-        self.free += model.weight_pages + model.kv_pages
+        self.free += _gain(model, keep=keep) + (0 if keep else model.cached_pages)
 
     def wake(self, model: ModelView) -> None:
-        """Wake it if room can be made; else have one that can wait drain."""
+        """Wake it if room can be made now; if it could be later, look again then."""
         short = self._short(model)
-        victims = self._idle_victims(model, short)
+        idle, keep = self._idle(model), True
+        victims = _enough(idle, short)
         if victims is None:
-            victims = self._drained_victims(model, short)
-        if victims is None:
-            return
+            busy = self._busy(model)
+            victims = _enough([*idle, *busy], short, keep=True)
+            if victims is None:
+                keep = False
+                paused = [o for o in self.models if o.paused and o is not model]
+                victims = _enough([*idle, *paused, *busy], short)
+            if victims is None or not self._may_pause(model, victims):
+                return
         for victim in victims:
-            idle = self.device.now - victim.last_used
-            done = f"it had no request for {idle:.1f} s" if not victim.busy else "it can wait"
-            self.sleep(victim, f"{model.name} has requests and needs its memory; {done}")
+            idle_for = self.device.now - victim.last_used
+            done = "it can wait" if victim.busy else f"it had no request for {idle_for:.1f} s"
+            why = f"{model.name} has requests and needs its memory; {done}"
+            self.sleep(victim, why, keep=keep and victim.busy)
         count = f"{model.waiting} requests wait" if model.waiting else "it was asked for"
+        if model.running:
+            count = f"{model.running} requests run"
         self.actions.append(Wake(model.name, count))
         self._woken.add(model.name)
         self.free -= model.weight_pages + self._first_pages(model)
@@ -150,9 +180,10 @@ class _Room:
 
     def _short(self, model: ModelView) -> int:
         """Pages that the model lacks, once cached prefixes of all others are given up."""
-        cached = sum(one.cached_pages for one in self.models if self._stays(one))
+        others = [one for one in self.models if one is not model and one.name not in self._slept]
+        cached = sum(one.cached_pages for one in others)
         floors = sum(
-            max(0, one.floor_pages - one.kv_pages) for one in self.models if self._stays(one)
+            max(0, one.floor_pages - one.kv_pages) for one in others if one.state == "resident"
         )
         need = model.weight_pages + self._first_pages(model)
         return need + floors - self.free - cached
@@ -160,83 +191,84 @@ class _Room:
     def _stays(self, model: ModelView) -> bool:
         return model.state == "resident" and model.name not in self._slept
 
-    def _may_sleep(self, one: ModelView, model: ModelView) -> bool:
-        awake = self._stays(one) and one is not model and not one.pinned and not one.asked
-        return awake and self.device.now - one.since >= least_awake(one, self.settings)
+    def _may_sleep(self, one: ModelView, model: ModelView | None, least: float) -> bool:
+        """Whether ``one`` has been awake for ``least`` seconds; if that is all that is missing, it
+        is looked at again when it has."""
+        if not self._stays(one) or one is model or one.pinned or one.asked:
+            return False
+        if self.device.now >= one.since + least:
+            return True
+        self.again = min(self.again, one.since + least)
+        return False
 
-    def _idle_victims(self, model: ModelView, short: int) -> list[ModelView] | None:
-        """The least dear of those without work, as few as are needed; None if all do not do."""
-        now, threshold = self.device.now, self.settings.idle_seconds
-        found = [one for one in self.models if self._may_sleep(one, model) and not one.busy]
-        found.sort(key=lambda o: (now - o.last_used < threshold, o.evict_cost, o.last_used))
-        return _enough(found, short)
-
-    def _drained_victims(self, model: ModelView, short: int) -> list[ModelView] | None:
-        """With those that have work, but none that is due before the model's: they drain, and are
-        victims once they are through or out of time."""
-        mine = _urgency(model)
-        idle = [one for one in self.models if self._may_sleep(one, model) and not one.busy]
-        later = [
+    def _idle(self, model: ModelView | None = None) -> list[ModelView]:
+        """Those without work that may sleep, for ``model``'s sake: the least dear first."""
+        settings = self.settings
+        found = [
             one
             for one in self.models
-            if self._may_sleep(one, model) and one.busy and _urgency(one) > mine
+            if not one.busy and self._may_sleep(one, model, least_awake(one, settings))
         ]
-        later.sort(key=_urgency, reverse=True)
-        chosen = _enough([*idle, *later], short)
-        if chosen is None:
-            return None
-        ready = True
-        for one in chosen:
-            if not one.busy:
+        now, threshold = self.device.now, settings.idle_seconds
+        found.sort(key=lambda o: (now - o.last_used < threshold, o.evict_cost, o.last_used))
+        return found
+
+    def _busy(self, model: ModelView) -> list[ModelView]:
+        """Those whose work can wait for the model's, what is due last first."""
+        due = model.deadline < inf
+        overdue = model.overdue <= self.device.now
+        busy = []
+        for one in self.models:
+            if not one.busy or (one.deadline <= model.deadline and not overdue and due):
                 continue
-            self._drained.add(one.name)
-            if one.draining is None:
-                why = f"{model.name} sleeps and its requests are due before"
-                self.actions.append(Drain(one.name, True, why))
-                ready = False
-            elif one.running and self.device.now < one.draining + self.settings.shrink_seconds:
-                ready = False
-        return chosen if ready else None
+            if not due and not overdue and one.deadline < inf:
+                continue
+            least = least_awake(one, self.settings) if due else turn(one, self.settings)
+            if self._may_sleep(one, model, least):
+                busy.append(one)
+        busy.sort(key=_urgency, reverse=True)
+        return busy
+
+    def _may_pause(self, model: ModelView, victims: list[ModelView]) -> bool:
+        """Whether the moment has come to take busy models' memory."""
+        now = self.device.now
+        if model.deadline == inf or not any(one.busy for one in victims):
+            return True
+        left = EAGERNESS * max(0.0, model.deadline - model.oldest)
+        begin = model.deadline - max(left, WAKES_LEFT * model.wake_seconds)
+        self.again = min(self.again, max(begin, now)) if begin > now else self.again
+        return now >= begin
 
     def relieve(self) -> None:
-        """Models that run and lack pages get those of models idle past the threshold."""
+        """Models that run and lack pages get those of models without work, idle for longest
+        first."""
         short = sum(one.wanted_pages for one in self.models if self._stays(one)) - self.free
         if short <= 0:
             return
-        now, threshold = self.device.now, self.settings.idle_seconds
-        idle = [
-            one
-            for one in self.models
-            if self._stays(one) and not one.busy and not one.pinned and not one.asked
-            if now - one.last_used >= threshold
-        ]
-        idle.sort(key=lambda one: (one.evict_cost, one.last_used))
-        for one in idle:
-            if short <= 0:
-                return
-            self.sleep(
-                one, f"pages are short and it had no request for {now - one.last_used:.1f} s"
-            )
-            short -= one.weight_pages + one.kv_pages
-
-    def undrain(self) -> None:
-        for one in self.models:
-            if one.draining is not None and one.name not in self._drained:
-                self.actions.append(Drain(one.name, False, "its memory is not needed any more"))
+        idle = self._idle()
+        for one in _enough(idle, short) or idle:
+            idle_for = self.device.now - one.last_used
+            self.sleep(one, f"pages are short and it had no request for {idle_for:.1f} s")
 
 
-def _enough(found: list[ModelView], short: int) -> list[ModelView] | None:
+def _gain(one: ModelView, *, keep: bool = False) -> int:
+    """Pages that its sleep brings beside its cached prefixes, which are given up anyway."""
+    weights = one.weight_pages if one.awake else 0
+    return weights if keep and one.busy else weights + one.kv_pages - one.cached_pages
+
+
+def _enough(found: list[ModelView], short: int, *, keep: bool = False) -> list[ModelView] | None:
     """The first few whose pages make up for what is short, none of them in vain."""
     chosen: list[ModelView] = []
     for one in found:
         if short <= 0:
             break
         chosen.append(one)
-        short -= one.weight_pages + one.kv_pages - one.cached_pages
+        short -= _gain(one, keep=keep)
     if short > 0:
         return None
     for one in list(chosen):
-        gain = one.weight_pages + one.kv_pages - one.cached_pages
+        gain = _gain(one, keep=keep)
         if short + gain <= 0:
             chosen.remove(one)
             short += gain
