@@ -264,6 +264,22 @@ def test_closing_ends_what_waits(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_a_load_that_closing_ends_is_not_tried_again(tmp_path: Path) -> None:
+    """A worker that came back is told to stop while it loads: that is no failure of the model."""
+
+    async def run() -> None:
+        fakes = Fakes()
+        async with serving([tiny(tmp_path)], make_worker=fakes) as service:
+            supervisor = service.supervisors["cpu:0"]
+            fakes.answer = silent_for("tiny")
+            fakes.last.die()
+            await until(lambda: len(fakes.made) == 2 and fakes.last.asked(LoadModel))
+        fakes.last.on_event(ModelDown("tiny", Unavailable.code, "it was unloaded while it loaded"))
+        assert not supervisor.failed
+
+    asyncio.run(run())
+
+
 def test_draining_counts_a_call_that_is_still_tokenised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
