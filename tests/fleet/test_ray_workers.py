@@ -75,7 +75,7 @@ def test_two_nodes_serve_and_one_is_killed(cluster: Any, tmp_path: Path) -> None
                 for prompt in (PROMPT, *cold)
             ]
             await until(lambda: all(status.requests for status in service.workers()))
-            await until(lambda: any(call.generated for call in service._open_calls()))
+            await until(lambda: any(call.generated for call in service.dispatch.calls()))
             lost = cluster.worker_nodes.copy().pop()
             away = next(name for name, at in joined._where.items() if at == lost.node_id)
             pid = service.worker(away).pid

@@ -13,17 +13,20 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from tenfold.core.clock import Clock
-from tenfold.core.errors import InvalidRequest, TenfoldError
+from tenfold.core.errors import TenfoldError
 from tenfold.core.messages import Decision, DeviceStats, Event, LoadModel, ModelMoved, ModelUp
 from tenfold.core.settings import PlacementSettings
 from tenfold.core.types import ModelFacts
-from tenfold.fleet.calls import Call
+from tenfold.fleet.book import ModelBook
+from tenfold.fleet.dispatch import Dispatch
+from tenfold.fleet.embeddings import Embeddings
+from tenfold.fleet.places import named
 from tenfold.fleet.pressure import Pressure, placed
 from tenfold.fleet.residency import Residency
 from tenfold.fleet.served import ModelSource, ServedModel
@@ -51,20 +54,17 @@ class House(Protocol):
     supervisors: dict[str, Supervisor]
     residency: Residency
 
-    def entries(self) -> Iterable[ServedModel]: ...
-    def calls_at(self, device: str, model: str) -> list[Call]: ...
-    def send_on(self, call: Call) -> None:
-        """Take a call from its worker and have it sent to one that holds the model now; an answer
-        that has begun goes on where it was."""
-        ...
+    book: ModelBook
+    dispatch: Dispatch
+    embeddings: Embeddings
 
-    def embeds_at(self, device: str, model: str) -> int: ...
-    def send_embeds_on(self, device: str, model: str) -> None: ...
     async def stats(self) -> list[DeviceStats]: ...
 
 
 class Placements:
-    """The controller of one service. All methods belong to its event loop."""
+    """The controller of one service (see ``Places``). All methods belong to its event loop."""
+
+    moves = True
 
     def __init__(
         self,
@@ -151,17 +151,12 @@ class Placements:
         home = self._house.supervisors[self._homes[source.name]]
         return home.settings.residency.mode in SLEEPLESS
 
-    def home(self, source: ModelSource) -> Supervisor:
-        """Where a model belongs that is not loaded yet."""
+    def of(self, source: ModelSource) -> list[Supervisor]:
         supervisors = self._house.supervisors
         name = source.device or self._homes.get(source.name)
         if name is None:  # nothing is known of it: where the most memory is
-            return max(supervisors.values(), key=self._capacity)
-        if name not in supervisors:
-            raise InvalidRequest(
-                f"no device {name!r}; there are {', '.join(supervisors)}", param="device"
-            )
-        return supervisors[name]
+            return [max(supervisors.values(), key=self._capacity)]
+        return [named(supervisors, name)]
 
     def forget(self, model: str) -> None:
         """The model is served no more."""
@@ -191,7 +186,7 @@ class Placements:
         """Models that take memory for their weights now, wherever they are."""
         return [
             entry
-            for entry in self._house.entries()
+            for entry in self._house.book.entries()
             if entry.facts is not None
             and entry.state == "ready"
             and (entry.places[0].name, entry.name) not in self._asleep
@@ -199,7 +194,7 @@ class Placements:
 
     def _current(self) -> dict[str, tuple[str, ...]]:
         """Each model's device; in a move, that to which it goes."""
-        return {entry.name: (entry.places[-1].name,) for entry in self._house.entries()}
+        return {entry.name: (entry.places[-1].name,) for entry in self._house.book.entries()}
 
     def _view(self, source: ModelSource, fixed: bool = False) -> PlacedModel:
         device = next(iter(self._house.supervisors.values())).settings
@@ -216,7 +211,7 @@ class Placements:
         )
 
     def _known(self, model: str) -> ModelFacts | None:
-        entry = next((e for e in self._house.entries() if e.name == model), None)
+        entry = next((e for e in self._house.book.entries() if e.name == model), None)
         return entry.facts if entry is not None and entry.facts else self._facts.get(model)
 
     def _devices(self, but: str = "") -> list[PlaceDevice]:
@@ -297,7 +292,7 @@ class Placements:
         else:
             self._homes[entry.name] = target.name
             self._say(entry.name, f"{home.name} -> {target.name}: {why}", began, entry)
-            if entry in self._house.entries():
+            if entry in self._house.book.entries():
                 home.unload(entry.name)
         finally:
             entry.moving = False
@@ -328,7 +323,7 @@ class Placements:
         """Models of a device that may move, the most wanted first."""
         found = [
             entry
-            for entry in self._house.entries()
+            for entry in self._house.book.entries()
             if entry.places[0].name == device
             and not entry.moving
             and entry.source.device is None
@@ -339,7 +334,7 @@ class Placements:
     def _sleeps(self, entry: ServedModel) -> bool:
         """Whether it sleeps, and nobody wants it to wake."""
         home = entry.places[0].name
-        return (home, entry.name) in self._asleep and not self._house.calls_at(home, entry.name)
+        return (home, entry.name) in self._asleep and not self._house.dispatch.at(home, entry.name)
 
     def _elsewhere(self, entry: ServedModel) -> Supervisor | None:
         """Another worker that is up and has room, of the lowest pressure; one that sleeps takes no
@@ -389,18 +384,18 @@ class Placements:
     async def _vacate(self, entry: ServedModel, source: Supervisor) -> None:
         """Empty the source of a move, then unload the model there."""
         house, device, name = self._house, source.name, entry.name
-        for call in house.calls_at(device, name):
+        for call in house.dispatch.at(device, name):
             if not call.ran:
-                house.send_on(call)
+                house.dispatch.send_on(call)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._finish_seconds):
-                while house.calls_at(device, name) or house.embeds_at(device, name):
+                while house.dispatch.at(device, name) or house.embeddings.at(device, name):
                     await self._ended.wait()
-        for call in house.calls_at(device, name):
-            house.send_on(call)
-        house.send_embeds_on(device, name)
+        for call in house.dispatch.at(device, name):
+            house.dispatch.send_on(call)
+        house.embeddings.send_on(source, name)
         entry.moving = entry.leaving = False
-        if entry in house.entries() and source not in entry.places:
+        if entry in house.book.entries() and source not in entry.places:
             source.unload(name)
 
     def call_ended(self) -> None:
