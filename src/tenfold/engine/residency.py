@@ -277,8 +277,9 @@ class Residents:
     def _view(self) -> DeviceView:
         pages = self._memory.budget()
         asleep = any(o.state != "resident" and o.instance.waiting for o in self._models.values())
+        ladder = self.settings.ladder
         models = {
-            name: one.view(self._page_bytes, self._kv_pages(name), queue=asleep)
+            name: one.view(self._page_bytes, self._kv_pages(name), ladder, queue=asleep)
             for name, one in self._models.items()
             if one.gone is None
         }

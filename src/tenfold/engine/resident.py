@@ -5,12 +5,12 @@ Knows how policies and reports see it, and changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
 
 from tenfold.core.messages import ModelOptions, ModelStats, ResidencyState, SleepModel
-from tenfold.core.settings import ResidencySettings
+from tenfold.core.settings import ResidencySettings, Rung
 from tenfold.engine.instance import Instance
 from tenfold.scheduling.residency.base import ModelView
 
@@ -45,21 +45,24 @@ class Resident:
     sleeps: int = 0
     wake_seconds: float = 0.0
 
-    def view(self, page_bytes: int, kv_pages: int, *, queue: bool) -> ModelView:
-        """``queue``: whether to look through what waits."""
+    def view(
+        self, page_bytes: int, kv_pages: int, ladder: Sequence[Rung], *, queue: bool
+    ) -> ModelView:
+        """``queue``: whether to look through what waits. Prefixes that no rung takes are not
+        counted as cached: nobody could have their pages."""
         instance, options, keep = self.instance, self.options, self.keep
-        running = instance.running
+        rung: Rung = "prefixes" if instance.has_work else "idle-prefixes"
         return ModelView(
             self.name,
             self.state,
             instance.weights.pages,
             kv_pages,
-            cached_pages=0 if running else kv_pages,
+            cached_pages=instance.cached_pages() if rung in ladder else 0,
             wanted_pages=-(-instance.wanted_bytes() // page_bytes),
             limit_pages=self.limit_pages,
             cap=self.cap,
             floor_pages=options.floor_bytes // page_bytes,
-            running=running,
+            running=instance.running,
             waiting=instance.waiting,
             oldest=instance.oldest() if queue else inf,
             deadline=instance.urgency() if queue else inf,
