@@ -482,6 +482,24 @@ def test_more_than_fits_begins_asleep(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_what_steps_may_take_is_no_room_for_weights(tmp_path: Path) -> None:
+    """Two models of seven pages, and two for keys and values each, fit in eighteen, but their steps
+    need some as well. Where other kernels have these elsewhere, both are awake."""
+
+    async def run(native: bool) -> int:
+        settings = replace(TWO[0], memory_bytes=18 * PAGE, native=native, kernels_mode="exact")
+        models = [tiny(tmp_path, name=name) for name in "ab"]
+        async with placed(models, fakes := Sized(loading), [settings]) as service:
+            sizes = mover(service)._sizes["a"]
+            assert sizes.facts.weight_bytes <= 7 * PAGE
+            loads = fakes.last.asked(LoadModel)
+            return sum(isinstance(c, LoadModel) and c.options.asleep for c in loads)
+
+    assert asyncio.run(run(native=False)) == 0
+    pytest.importorskip("tenfold._native")
+    assert asyncio.run(run(native=True)) == 1
+
+
 def test_an_unloaded_model_takes_its_move_along(tmp_path: Path) -> None:
     async def run() -> None:
         async with placed([tiny(tmp_path)], fakes := Sized(loading)) as service:

@@ -27,10 +27,11 @@ from tenfold.fleet.book import ModelBook
 from tenfold.fleet.dispatch import Dispatch
 from tenfold.fleet.embeddings import Embeddings
 from tenfold.fleet.places import named
-from tenfold.fleet.pressure import Pressure, placed
+from tenfold.fleet.pressure import Pressure, placed, step_bytes
 from tenfold.fleet.residency import Residency
 from tenfold.fleet.served import ModelSource, ServedModel
 from tenfold.fleet.supervisor import Supervisor
+from tenfold.models.sizes import Sizes, sizes_on
 from tenfold.scheduling.placement.base import PlaceDevice, PlacedModel, highest
 from tenfold.scheduling.placement.placer import Placer
 
@@ -86,7 +87,9 @@ class Placements:
         self._clock = clock
         self._finish_seconds = finish_seconds
         self._homes: dict[str, str] = {}
-        self._facts: dict[str, ModelFacts] = {}
+        self._sizes: dict[str, Sizes] = {}
+        self._steps: dict[str, dict[str, int]] = {}
+        """Of each device: what the steps of each model would take of it."""
         self._asleep: set[tuple[str, str]] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._looking: asyncio.Task[None] | None = None
@@ -122,8 +125,10 @@ class Placements:
         await self._await_memory()
         for source in sources:
             with contextlib.suppress(TenfoldError):  # its load will say what is wrong with it
-                self._facts[source.name] = await asyncio.to_thread(self._read, source)
-        known = [source for source in sources if source.name in self._facts]
+                self._sizes[source.name] = await asyncio.to_thread(self._read, source)
+        known = [source for source in sources if source.name in self._sizes]
+        for source in known:
+            self._count_steps(source)
         here = [self._view(entry.source) for entry in self._awake()]
         current = self._current() | {s.name: (s.device,) for s in known if s.device is not None}
         views = [*here, *(self._view(source) for source in known)]
@@ -137,15 +142,24 @@ class Placements:
                     self._say(source.name, f"placed on {self._homes[source.name]}: {said}")
 
     async def _await_memory(self) -> None:
-        unknown = [s for s in self._house.supervisors.values() if not self._capacity(s)]
+        unknown = [s for s in self._house.supervisors.values() if not _memory(s)]
         waiting = [asyncio.ensure_future(s.wait_up(UP_SECONDS)) for s in unknown]
         await asyncio.gather(*waiting, return_exceptions=True)
 
-    def _read(self, source: ModelSource) -> ModelFacts:
-        from tenfold.models.sizes import facts_on
-
+    def _read(self, source: ModelSource) -> Sizes:
         device = next(iter(self._house.supervisors.values())).settings
-        return facts_on(Path(source.path), source.name, device, source.options.kv_dtype)
+        return sizes_on(Path(source.path), source.name, device, source.options.kv_dtype)
+
+    def _count_steps(self, source: ModelSource) -> None:
+        """Wherever it may come to be."""
+        for name, supervisor in self._house.supervisors.items():
+            if source.device in (None, name):
+                self._steps.setdefault(name, {})[source.name] = step_bytes(
+                    self._sizes[source.name],
+                    supervisor.settings,
+                    _memory(supervisor),
+                    source.options.speculation,
+                )
 
     def _sleepless(self, source: ModelSource) -> bool:
         home = self._house.supervisors[self._homes[source.name]]
@@ -161,7 +175,9 @@ class Placements:
     def forget(self, model: str) -> None:
         """The model is served no more."""
         self._homes.pop(model, None)
-        self._facts.pop(model, None)
+        self._sizes.pop(model, None)
+        for steps in self._steps.values():
+            steps.pop(model, None)
         self._pressure.rates.forget(model)
         self._asleep = {(device, name) for device, name in self._asleep if name != model}
 
@@ -212,7 +228,9 @@ class Placements:
 
     def _known(self, model: str) -> ModelFacts | None:
         entry = next((e for e in self._house.book.entries() if e.name == model), None)
-        return entry.facts if entry is not None and entry.facts else self._facts.get(model)
+        if entry is not None and entry.facts:
+            return entry.facts
+        return self._sizes[model].facts if model in self._sizes else None
 
     def _devices(self, but: str = "") -> list[PlaceDevice]:
         return [
@@ -221,11 +239,12 @@ class Placements:
             if not supervisor.draining and supervisor.name != but and self._capacity(supervisor)
         ]
 
-    @staticmethod
-    def _capacity(supervisor: Supervisor) -> int:
-        whole = supervisor.up.capacity_bytes if supervisor.up else supervisor.settings.memory_bytes
+    def _capacity(self, supervisor: Supervisor) -> int:
+        """For weights, keys and values: what steps may take, or took already, is left out."""
         stats = supervisor.last_stats
-        return max(0, whole - (stats.scratch_pages * stats.page_bytes if stats else 0))
+        taken = stats.scratch_pages * stats.page_bytes if stats else 0
+        steps = max(self._steps.get(supervisor.name, {}).values(), default=0)
+        return max(0, _memory(supervisor) - max(taken, steps))
 
     def _up(self) -> list[PlaceDevice]:
         up = {name for name, s in self._house.supervisors.items() if s.up is not None}
@@ -419,6 +438,10 @@ class Placements:
         self.decisions.append(decision)
         self._house.residency.note(decision, moved)
         log.info("%s: %s", model, why)
+
+
+def _memory(supervisor: Supervisor) -> int:
+    return supervisor.up.capacity_bytes if supervisor.up else supervisor.settings.memory_bytes
 
 
 def _awake_command(entry: ServedModel) -> LoadModel:
