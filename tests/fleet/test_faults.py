@@ -9,30 +9,18 @@ from pathlib import Path
 import pytest
 
 from fleet.fakes import Fakes, FakeWorker, facts, obliging
-from fleet.services import serving, tiny, want
-from tenfold.client.base import Reply, collect
+from fleet.services import begin, serving, tiny, until, want
 from tenfold.core.clock import VirtualClock
 from tenfold.core.errors import Conflict, TenfoldError, Unavailable, WorkerLost
 from tenfold.core.messages import Command, Embed, Generate, LoadModel, ModelDown, ModelUp
 from tenfold.core.types import SamplingParams
 from tenfold.fleet.served import ModelSource
-from tenfold.fleet.service import Service
 from tenfold.fleet.types import Delta, GenerateEvent, GenerateRequest, TextPrompt
 
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tenfold.fleet.supervisor.BACKOFF_SECONDS", (0.0,))
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0)
-
-
-def begin(service: Service, request: GenerateRequest) -> asyncio.Task[Reply]:
-    return asyncio.create_task(collect(service.generate(request)))
 
 
 def silent_for(name: str) -> Callable[[FakeWorker, Command], None]:

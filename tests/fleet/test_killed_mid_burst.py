@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from fleet.services import device, tiny, want
+from fleet.services import device, tiny, until, want
 from memory.system_bytes import gone_in_time, resident, shared_memory
 from tenfold.client.base import collect
 from tenfold.core.errors import WorkerLost
@@ -24,12 +23,6 @@ LONG, SHORT = 460, 12
 RUNNING, QUEUED = 3, 5
 READY = 16 << 20
 """Bytes of pages that a worker keeps ready at the least."""
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 def asked(model: str) -> list[GenerateRequest]:

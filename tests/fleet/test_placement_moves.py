@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from fleet.fakes import Answer, Fakes, FakeWorker, facts, obliging
-from fleet.services import device, tiny, want
-from tenfold.client.base import Reply, collect
+from fleet.services import begin, device, tiny, until, want
+from tenfold.client.base import collect
 from tenfold.core.errors import OutOfMemory, WorkerLost
 from tenfold.core.messages import (
     Abort,
@@ -36,7 +36,7 @@ from tenfold.fleet.placement import Placements
 from tenfold.fleet.served import ModelSource
 from tenfold.fleet.service import Service
 from tenfold.fleet.supervisor import Supervisor
-from tenfold.fleet.types import Delta, GenerateRequest
+from tenfold.fleet.types import Delta
 from tenfold.fleet.workers import LocalWorker, OnEvent, OnExit, Worker
 from tenfold.scheduling.admission import AdmissionController, Limits
 
@@ -65,16 +65,6 @@ async def placed(
         yield service
     finally:
         await service.close()
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0)
-
-
-def begin(service: Service, request: GenerateRequest) -> asyncio.Task[Reply]:
-    return asyncio.create_task(collect(service.generate(request)))
 
 
 def mover(service: Service) -> Placements:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from fleet.fakes import Fakes, FakeWorker, obliging
-from fleet.services import device, serving, tiny, want
-from tenfold.client.base import Reply, collect
+from fleet.services import begin, device, serving, tiny, until, want
+from tenfold.client.base import collect
 from tenfold.core.errors import ConfigError, NotFound, OutOfMemory, Unavailable, WorkerLost
 from tenfold.core.messages import (
     AskPrefixes,
@@ -26,7 +25,6 @@ from tenfold.core.messages import (
 from tenfold.core.settings import DeviceSettings, RoutingSettings, Share
 from tenfold.fleet.routing import Routing
 from tenfold.fleet.service import Service
-from tenfold.fleet.types import GenerateRequest
 from tenfold.fleet.workers import LocalWorker
 from tenfold.kvcache.hashing import block_hashes
 from tenfold.scheduling.routing.d2lpm import D2LPM
@@ -39,16 +37,6 @@ PREFIX = list(range(3, 70))
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tenfold.fleet.supervisor.BACKOFF_SECONDS", (0.0,))
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0)
-
-
-def begin(service: Service, request: GenerateRequest) -> asyncio.Task[Reply]:
-    return asyncio.create_task(collect(service.generate(request)))
 
 
 def policy_of(service: Service) -> D2LPM:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fleet.fakes import Fakes, FakeWorker, obliging
-from fleet.services import device, serving, tiny, want
+from fleet.services import device, serving, tiny, until, want
 from tenfold.client.base import Reply, collect
 from tenfold.core.clock import VirtualClock
 from tenfold.core.errors import ContextTooLong, Overloaded, RateLimited, TenfoldError, WorkerLost
@@ -33,12 +33,6 @@ CLIENTS = [
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tenfold.fleet.supervisor.BACKOFF_SECONDS", (0.0,))
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0)
 
 
 def begin(service: Service, tokens: int = 10, client: str = "ann", n: int = 1, **fields: bool):  # type: ignore[no-untyped-def]
