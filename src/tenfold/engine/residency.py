@@ -252,9 +252,11 @@ class Residents:
         for name in [n for n, one in self._models.items() if one.sleep_asked is not None]:
             self._sleep_when_asked(name)
         view = self._view()
-        for action in self.policy.decide(view):
-            self._do(action)
-        self._look = self.policy.look_again(self._view())
+        if actions := self.policy.decide(view):
+            for action in actions:
+                self._do(action)
+            view = self._view()
+        self._look = self.policy.look_again(view)
 
     def _sleep_when_asked(self, name: str) -> None:
         one = self._models[name]
