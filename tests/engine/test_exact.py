@@ -18,9 +18,9 @@ from tenfold.engine.device import Device
 from tenfold.engine.engine import Engine
 from tenfold.engine.instance import GenerateInstance
 from tenfold.engine.runner import TorchRunner
-from tenfold.engine.scratch import SHARE
 from tenfold.engine.sequence import Choice, StepPlan
 from tenfold.engine.simulated import SimulatedRunner
+from tenfold.engine.step_memory import SHARE
 
 PAGE = 16 << 10
 FAMILIES = ["llama", "gemma3_text", "qwen2_moe"]

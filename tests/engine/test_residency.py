@@ -4,6 +4,7 @@ memory where the operating system says it is."""
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,7 @@ from tenfold.core.settings import DeviceSettings, ResidencySettings
 from tenfold.core.types import EngineRequest, SamplingParams
 from tenfold.engine.device import Device
 from tenfold.engine.engine import Engine
+from tenfold.memory.page_cache import drop_from_page_cache, image_in_page_cache
 
 PAGE = 16 << 10
 FAMILIES = {"llama": "llama", "gemma": "gemma3_text", "moe": "qwen2_moe"}
@@ -207,6 +209,43 @@ def test_three_models_share_memory_for_little_more_than_the_largest(
     host.engine.close()
 
 
+def test_cached_prefixes_of_a_model_that_runs_make_room_for_one_that_wakes(
+    paths: dict[str, Path], tmp_path: Path
+) -> None:
+    """Its own requests go on, and nobody need sleep or drain."""
+    whole = Host(paths, 4000, tmp_path)
+    weights = {one.name: one.image_pages for one in whole.stats().models}
+    scratch = whole.stats().scratch_pages
+    whole.engine.close()
+    host = Host({}, weights["llama"] + weights["gemma"] + 2 * scratch + 40, tmp_path)
+    host.load("llama", paths["llama"])
+    host.load("gemma", paths["gemma"], asleep=True)
+    missing = host.engine.instances["gemma"].weights.missing
+    turn = 0
+    while missing() <= 0:
+        host.ask("x" * turn, "llama")
+        host.run()
+        turn += 1
+    host.ask("long", "llama", output=300)
+    while not host.tokens.get("long"):
+        host.engine.step()
+    (seen,) = [one for one in host.engine.residents._view().models.values() if one.running]
+    cache = host.engine.instances["llama"].batcher.cache  # type: ignore[attr-defined]
+    (used,) = cache._open
+    touched = {page for b in cache.table(used, 0).tolist() for page in cache.ledgers[0].pages_of(b)}
+    assert seen.cached_pages == seen.kv_pages - len(touched) >= missing() > 0
+    host.ask("gemma0", "gemma")
+    while not host.tokens.get("gemma0"):
+        host.engine.step()
+    assert len(host.tokens["long"]) < 300
+    host.run(looking=True)
+    assert len(host.tokens["long"]) == 300
+    decided = host.stats().decided
+    assert decided["prefixes"] and not {"drain", "preempt"} & decided.keys()
+    assert decided["sleep"] == 1  # gemma, to begin with
+    host.engine.close()
+
+
 def test_static_and_quota_say_that_the_models_do_not_fit(
     paths: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -283,6 +322,20 @@ def test_a_model_unloaded_while_it_wakes_is_gone_and_its_pages_back(host: Host) 
         host.engine.step()
     assert [one.request_id for one in host.failed] == ["gemma0"]
     assert "gemma" not in host.device.pool.stats().owners and host.engine.check() == []
+
+
+def test_one_that_leaves_the_host_leaves_the_page_cache(host: Host) -> None:
+    image = host.engine.instances["gemma"].weights._image  # type: ignore[attr-defined]
+    image.write_bytes(bytes(1 << 20))  # not on the disk yet
+    host.engine.handle(SleepModel("gemma", "cold"))
+    host.settle()
+    while threads := [one for one in threading.enumerate() if one.name == "leave-host"]:
+        threads[0].join()
+    if image_in_page_cache(image) == 1.0:
+        drop_from_page_cache(image)
+        assert image_in_page_cache(image) == 1.0  # this file system keeps its files in memory
+    else:
+        assert image_in_page_cache(image) == 0.0
 
 
 def test_an_image_that_is_gone_is_packed_again(host: Host, alone: dict[str, list[int]]) -> None:

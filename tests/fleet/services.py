@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from itertools import count
 from pathlib import Path
 
 from models.tiny import make_tiny
-from tenfold.client.base import ask
+from tenfold.client.base import Reply, ask, collect
 from tenfold.core.messages import ModelOptions
 from tenfold.core.settings import DeviceSettings
 from tenfold.core.types import SamplingParams
@@ -56,3 +58,16 @@ def want(
 ) -> GenerateRequest:
     sampling = SamplingParams(max_tokens=tokens, temperature=0.0, ignore_eos=True)
     return ask(model, TextPrompt(prompt), sampling, **fields)
+
+
+def begin(service: Service, request: GenerateRequest) -> asyncio.Task[Reply]:
+    return asyncio.create_task(collect(service.generate(request)))
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the event loop turn until it holds; where that takes long, without taking a whole core
+    from the workers that it is about."""
+    turns = count()
+    async with asyncio.timeout(100):
+        while not condition():
+            await asyncio.sleep(0 if next(turns) < 500 else 0.001)

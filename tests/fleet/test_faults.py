@@ -9,30 +9,18 @@ from pathlib import Path
 import pytest
 
 from fleet.fakes import Fakes, FakeWorker, facts, obliging
-from fleet.services import serving, tiny, want
-from tenfold.client.base import Reply, collect
+from fleet.services import begin, serving, tiny, until, want
 from tenfold.core.clock import VirtualClock
 from tenfold.core.errors import Conflict, TenfoldError, Unavailable, WorkerLost
 from tenfold.core.messages import Command, Embed, Generate, LoadModel, ModelDown, ModelUp
 from tenfold.core.types import SamplingParams
 from tenfold.fleet.served import ModelSource
-from tenfold.fleet.service import Service
 from tenfold.fleet.types import Delta, GenerateEvent, GenerateRequest, TextPrompt
 
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tenfold.fleet.supervisor.BACKOFF_SECONDS", (0.0,))
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0)
-
-
-def begin(service: Service, request: GenerateRequest) -> asyncio.Task[Reply]:
-    return asyncio.create_task(collect(service.generate(request)))
 
 
 def silent_for(name: str) -> Callable[[FakeWorker, Command], None]:
@@ -49,7 +37,7 @@ def test_one_name_is_loaded_once_at_a_time(tmp_path: Path) -> None:
     async def run() -> None:
         async with serving([], make_worker=(fakes := Fakes())) as service:
             source = tiny(tmp_path)
-            service._find_source = lambda name, _: source
+            service.book._find_source = lambda name, _: source
             results = await asyncio.gather(
                 *(service.load("tiny") for _ in range(3)), return_exceptions=True
             )
@@ -69,7 +57,7 @@ def test_a_load_that_ends_in_any_error_has_failed(
 
     async def run() -> None:
         async with serving([tiny(tmp_path)], make_worker=Fakes()) as service:
-            service._find_source = lambda name, _: tiny(tmp_path, name=name)
+            service.book._find_source = lambda name, _: tiny(tmp_path, name=name)
             monkeypatch.setattr("tenfold.fleet.served.load_model_text", fail)
             with pytest.raises(type(error)):
                 await service.load("other")
@@ -84,7 +72,7 @@ def test_a_load_that_is_cancelled_or_unloaded_is_taken_back(tmp_path: Path) -> N
     async def run() -> None:
         fakes = Fakes(silent_for("slow"))
         async with serving([tiny(tmp_path)], make_worker=fakes) as service:
-            service._find_source = lambda name, _: tiny(tmp_path, name=name)
+            service.book._find_source = lambda name, _: tiny(tmp_path, name=name)
             supervisor = service.supervisors["cpu:0"]
 
             async def loading() -> asyncio.Task[object]:
@@ -121,7 +109,7 @@ def test_a_request_that_kills_its_worker_is_sent_twice_and_no_more(tmp_path: Pat
             with pytest.raises(WorkerLost, match="twice"):
                 await begin(service, want("poison"))
             await until(service.ready)
-            entry = service._entry("tiny")
+            entry = service.book.entry("tiny")
             assert entry.facts is not None
             entry.facts.kind = "embed"
             with pytest.raises(WorkerLost, match="twice"):
@@ -158,8 +146,8 @@ def test_only_what_the_client_has_seen_cannot_start_anew(tmp_path: Path, whole: 
             first = fakes.last
             first.make([5, 6, 7], "length", part=0)
             first.make([8], part=1)
-            await until(lambda: len(service._calls) == 1)  # both were read
-            await until(lambda: service._open_calls()[0].events.empty())
+            await until(lambda: len(service.dispatch._calls) == 1)  # both were read
+            await until(lambda: service.dispatch.calls()[0].events.empty())
             first.die()
             if not whole:
                 with pytest.raises(WorkerLost):
@@ -231,7 +219,7 @@ def test_a_model_that_kills_its_worker_while_loading_is_given_up(
 
     async def run() -> None:
         async with serving([tiny(tmp_path)], make_worker=(fakes := Fakes(deadly))) as service:
-            service._find_source = lambda name, _: ModelSource(name, tiny(tmp_path).path)
+            service.book._find_source = lambda name, _: ModelSource(name, tiny(tmp_path).path)
             with pytest.raises(Unavailable, match="3 times"):
                 await service.load("heavy")
             assert service.status("heavy").state == "failed"
@@ -245,7 +233,7 @@ def test_closing_ends_what_waits(tmp_path: Path) -> None:
     async def run() -> None:
         fakes = Fakes()
         async with serving([tiny(tmp_path)], make_worker=fakes) as service:
-            entry = service._entry("tiny")
+            entry = service.book.entry("tiny")
             assert entry.facts is not None
             entry.facts.kind = "embed"
             embedding = asyncio.create_task(service.embed("tiny", ["x"], "c"))
@@ -264,6 +252,22 @@ def test_closing_ends_what_waits(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_a_load_that_closing_ends_is_not_tried_again(tmp_path: Path) -> None:
+    """A worker that came back is told to stop while it loads: that is no failure of the model."""
+
+    async def run() -> None:
+        fakes = Fakes()
+        async with serving([tiny(tmp_path)], make_worker=fakes) as service:
+            supervisor = service.supervisors["cpu:0"]
+            fakes.answer = silent_for("tiny")
+            fakes.last.die()
+            await until(lambda: len(fakes.made) == 2 and fakes.last.asked(LoadModel))
+        fakes.last.on_event(ModelDown("tiny", Unavailable.code, "it was unloaded while it loaded"))
+        assert not supervisor.failed
+
+    asyncio.run(run())
+
+
 def test_draining_counts_a_call_that_is_still_tokenised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,7 +276,7 @@ def test_draining_counts_a_call_that_is_still_tokenised(
     async def run() -> None:
         async with serving([tiny(tmp_path)], make_worker=(fakes := Fakes())) as service:
             task = begin(service, want("the cat"))
-            await until(lambda: service._in_flight)
+            await until(lambda: service._door._inside)
             drained = asyncio.create_task(service.drain())
             await asyncio.sleep(0)
             assert not drained.done()
@@ -288,7 +292,7 @@ def test_nothing_up_is_not_ready(tmp_path: Path) -> None:
     async def run() -> None:
         async with serving([tiny(tmp_path)], make_worker=Fakes()) as service:
             assert service.ready()
-            service._entry("tiny").state = "failed"
+            service.book.entry("tiny").state = "failed"
             assert not service.ready()
             await service.unload("tiny")
             assert not service.ready()
@@ -327,7 +331,7 @@ def test_a_whole_answer_keeps_the_times_of_its_tokens(tmp_path: Path) -> None:
             for at, finish in ((1.0, None), (2.0, None), (5.0, "length")):
                 clock.advance(at - clock.now())
                 fakes.last.make([5], finish)
-                await until(service._open_calls()[0].events.empty)
+                await until(service.dispatch.calls()[0].events.empty)
                 await asyncio.sleep(0)
             assert [e.at for e in await task if isinstance(e, Delta)] == [1.0, 2.0, 5.0]
 

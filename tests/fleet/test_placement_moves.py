@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from fleet.fakes import Answer, Fakes, FakeWorker, facts, obliging
-from fleet.services import device, tiny, want
-from tenfold.client.base import Reply, collect
+from fleet.services import begin, device, tiny, until, want
+from tenfold.client.base import collect
 from tenfold.core.errors import OutOfMemory, WorkerLost
 from tenfold.core.messages import (
     Abort,
@@ -36,7 +36,7 @@ from tenfold.fleet.placement import Placements
 from tenfold.fleet.served import ModelSource
 from tenfold.fleet.service import Service
 from tenfold.fleet.supervisor import Supervisor
-from tenfold.fleet.types import Delta, GenerateRequest
+from tenfold.fleet.types import Delta
 from tenfold.fleet.workers import LocalWorker, OnEvent, OnExit, Worker
 from tenfold.scheduling.admission import AdmissionController, Limits
 
@@ -67,24 +67,14 @@ async def placed(
         await service.close()
 
 
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0)
-
-
-def begin(service: Service, request: GenerateRequest) -> asyncio.Task[Reply]:
-    return asyncio.create_task(collect(service.generate(request)))
-
-
 def mover(service: Service) -> Placements:
-    assert service.placement is not None
-    return service.placement
+    assert isinstance(service.places, Placements)
+    return service.places
 
 
 def other(service: Service, model: str) -> Supervisor:
     """A worker that the model is not at."""
-    home = service._entry(model).places[0]
+    home = service.book.entry(model).places[0]
     return next(s for s in service.supervisors.values() if s is not home)
 
 
@@ -202,7 +192,7 @@ def test_the_busy_ones_are_parted(tmp_path: Path) -> None:
             (told,) = await service.decisions(1)
             assert (told.device, told.why) == ("fleet", found.why)
             assert found.model in ("a", near) and "->" in found.why and found.pages == 7
-            home = service._entry(found.model).places[0].name
+            home = service.book.entry(found.model).places[0].name
             moved_from = next(s for s in service.supervisors.values() if s.name != home)
             await until(lambda: found.model not in moved_from.loaded)
             pressed = [state.pressure for state in await service.stats()]
@@ -235,7 +225,7 @@ def test_the_source_serves_until_the_target_is_ready(tmp_path: Path) -> None:
             await until(lambda: len(requests(source)) == 3)
             source.make([9], part=1)
             moving = asyncio.create_task(
-                mover(service).migrate(service._entry("tiny"), other(service, "tiny"), "a test")
+                mover(service).migrate(service.book.entry("tiny"), other(service, "tiny"), "a test")
             )
             await until(lambda: hold)
             late = begin(service, want([7], 2))
@@ -279,7 +269,7 @@ def test_what_runs_for_too_long_goes_on_at_the_target(tmp_path: Path) -> None:
             await until(lambda: len(requests(source)) == 2)
             source.make([20, 21, 22], part=0)
             source.make([30], "length", part=1)
-            entry = service._entry("tiny")
+            entry = service.book.entry("tiny")
             assert await mover(service).migrate(entry, other(service, "tiny"), "a test")
             target = at(service, fakes, "tiny")
             await until(lambda: requests(target))
@@ -312,7 +302,7 @@ def test_a_target_without_room_changes_nothing(tmp_path: Path) -> None:
         async with placed([tiny(tmp_path)], fakes) as service:
             full = True
             source = at(service, fakes, "tiny")
-            entry = service._entry("tiny")
+            entry = service.book.entry("tiny")
             assert not await mover(service).migrate(entry, other(service, "tiny"), "a test")
             assert "no room" in mover(service).decisions[-1].why
             assert service.ready() and not entry.moving and entry.places == entry.holders()
@@ -398,8 +388,8 @@ def test_one_that_is_held_stays_held_where_it_moves(tmp_path: Path) -> None:
             await service.sleep("a", "cold", hold=True)
             await service.stats()
             target = other(service, "a")
-            assert await mover(service).migrate(service._entry("a"), target, "to test")
-            await until(lambda: not service._entry("a").moving)
+            assert await mover(service).migrate(service.book.entry("a"), target, "to test")
+            await until(lambda: not service.book.entry("a").moving)
             status = service.status("a")
             assert (status.device, status.held) == (target.name, True)
             worker = at(service, fakes, "a")
@@ -421,9 +411,9 @@ def test_a_sleeper_wakes_where_nothing_presses(tmp_path: Path) -> None:
     async def run() -> None:
         models = [tiny(tmp_path, name=name) for name in "ab"]
         async with placed(models, fakes := Sized(states(counters, asleep))) as service:
-            home = service._entry("a").places[0]
-            assert await mover(service).migrate(service._entry("b"), home, "to test")
-            await until(lambda: not service._entry("b").moving)
+            home = service.book.entry("a").places[0]
+            assert await mover(service).migrate(service.book.entry("b"), home, "to test")
+            await until(lambda: not service.book.entry("b").moving)
             counters["a"] = 50_000
             await mover(service).look()  # b sleeps beside the busy a
             assert service.status("b").device == home.name
@@ -435,7 +425,7 @@ def test_a_sleeper_wakes_where_nothing_presses(tmp_path: Path) -> None:
             assert (await waits).choices[0].token_ids == [7]
             assert "while it slept" in mover(service).decisions[-1].why
             assert mover(service).activations == 1
-            await until(lambda: not service._entry("b").moving)
+            await until(lambda: not service.book.entry("b").moving)
 
     asyncio.run(run())
 
@@ -454,9 +444,9 @@ def test_a_sleeper_that_cannot_wake_elsewhere_wakes_at_home(tmp_path: Path) -> N
         nonlocal full
         models = [tiny(tmp_path, name=name) for name in "ab"]
         async with placed(models, fakes := Sized(answer)) as service:
-            home = service._entry("a").places[0]
-            assert await mover(service).migrate(service._entry("b"), home, "to test")
-            await until(lambda: not service._entry("b").moving)
+            home = service.book.entry("a").places[0]
+            assert await mover(service).migrate(service.book.entry("b"), home, "to test")
+            await until(lambda: not service.book.entry("b").moving)
             counters["a"], full = 50_000, True
             await mover(service).look()
             waits = begin(service, want([5], 1, model="b"))
@@ -482,10 +472,28 @@ def test_more_than_fits_begins_asleep(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_what_steps_may_take_is_no_room_for_weights(tmp_path: Path) -> None:
+    """Two models of seven pages, and two for keys and values each, fit in eighteen, but their steps
+    need some as well. Where other kernels have these elsewhere, both are awake."""
+
+    async def run(native: bool) -> int:
+        settings = replace(TWO[0], memory_bytes=18 * PAGE, native=native, kernels_mode="exact")
+        models = [tiny(tmp_path, name=name) for name in "ab"]
+        async with placed(models, fakes := Sized(loading), [settings]) as service:
+            sizes = mover(service)._sizes["a"]
+            assert sizes.facts.weight_bytes <= 7 * PAGE
+            loads = fakes.last.asked(LoadModel)
+            return sum(isinstance(c, LoadModel) and c.options.asleep for c in loads)
+
+    assert asyncio.run(run(native=False)) == 0
+    pytest.importorskip("tenfold._native")
+    assert asyncio.run(run(native=True)) == 1
+
+
 def test_an_unloaded_model_takes_its_move_along(tmp_path: Path) -> None:
     async def run() -> None:
         async with placed([tiny(tmp_path)], fakes := Sized(loading)) as service:
-            entry = service._entry("tiny")
+            entry = service.book.entry("tiny")
             moving = asyncio.create_task(
                 mover(service).migrate(entry, other(service, "tiny"), "a test")
             )
@@ -528,11 +536,14 @@ def test_a_stream_goes_on_at_another_process_where_it_was(tmp_path: Path) -> Non
                         return
 
             await asyncio.gather(read(0, 10), read(1, 10))
-            entry, before = service._entry("tiny"), service.worker(service.status("tiny").device)
+            entry, before = (
+                service.book.entry("tiny"),
+                service.worker(service.status("tiny").device),
+            )
             os.kill(before.pid, signal.SIGSTOP)  # it would be done before the target is ready
             try:
                 assert await mover(service).migrate(entry, other(service, "tiny"), "a test")
-                calls = service._open_calls()
+                calls = service.dispatch.calls()
                 await until(lambda: all(c.supervisor is entry.places[0] for c in calls))
             finally:
                 os.kill(before.pid, signal.SIGCONT)

@@ -9,8 +9,12 @@ import pytest
 
 from fleet.services import device
 from models.tiny import make_tiny
+from tenfold.core.clock import SystemClock
 from tenfold.core.errors import ConfigError, ModelFileError
-from tenfold.core.settings import DeviceSettings, ModelSetup, PlacementSettings
+from tenfold.core.messages import LoadModel, ModelOptions
+from tenfold.core.settings import DeviceSettings, ModelSetup, PlacementSettings, Speculation
+from tenfold.engine.device import Device
+from tenfold.engine.engine import Engine
 from tenfold.fleet.planning import (
     FleetPlan,
     PlannedModel,
@@ -18,6 +22,7 @@ from tenfold.fleet.planning import (
     parse_devices,
     plan_fleet,
 )
+from tenfold.kernels.base import ScratchKernels
 
 PAGE = 64 << 10
 BALANCED = PlacementSettings("balanced")
@@ -47,8 +52,8 @@ def test_everything_fits(tmp_path: Path) -> None:
     assert [len(one.models) for one in plan.devices] == [2, 2]
     assert found["a"].wake_seconds == found["a"].weight_bytes / 1e6
     (home,) = [one for one in plan.devices if "a" in one.models]
-    assert home.weight_bytes == 14 * PAGE and home.kv_bytes == 6 * PAGE
-    assert found["a"].kv_tokens == 6 * PAGE // found["a"].kv_bytes_per_token
+    assert home.weight_bytes == 14 * PAGE and home.kv_bytes == 6 * PAGE - home.step_bytes
+    assert found["a"].kv_tokens == home.kv_bytes // found["a"].kv_bytes_per_token
     growth = 90 * found["a"].kv_bytes_per_token / 0.2
     assert home.pressure == pytest.approx(growth / home.kv_bytes)
 
@@ -59,13 +64,38 @@ def test_who_sleeps_and_who_is_too_large(tmp_path: Path) -> None:
     assert [model.state for model in plan.models] == ["awake", "asleep", "awake"]
     sleeper = by_name(plan)["b"]
     assert "beside the others" in sleeper.why and plan.fits
-    assert sleeper.kv_tokens == 13 * PAGE // sleeper.kv_bytes_per_token
+    left = 13 * PAGE - plan.devices[0].step_bytes
+    assert sleeper.kv_tokens == left // sleeper.kv_bytes_per_token
     many[1][0].pin = True
     pinned = by_name(plan_fleet(many, rooms(1, 20), BALANCED, {"a": 1, "c": 2}))
     assert (pinned["a"].state, pinned["b"].state) == ("asleep", "awake")
     small = plan_fleet(many[:1], rooms(2, 6), BALANCED)
     assert not small.fits and small.models[0].state == "too large"
     assert "a needs 458,752 bytes" in small.models[0].why and not small.devices[0].models
+
+
+@pytest.mark.parametrize("pages", [14, 40, 4000])
+@pytest.mark.parametrize("speculation", [None, "ngram"])
+@pytest.mark.parametrize("native", [True, False])
+def test_what_steps_take_is_what_the_engine_lets_them(
+    tmp_path: Path, pages: int, speculation: Speculation | None, native: bool
+) -> None:
+    """And it is not given away: keys and values get what the engine's budget has for them."""
+    settings = [replace(room, native=native) for room in rooms(1, pages)]
+    asked = setups(tmp_path, "a", speculation=speculation)
+    (planned,) = plan_fleet(asked, settings, BALANCED).devices
+    real = Device(settings[0])
+    clock = SystemClock()
+    engine = Engine(real, clock, lambda event: None)
+    options = ModelOptions(speculation=speculation)
+    engine.handle(LoadModel("a", str(asked[0][1]), options))
+    while engine.loading:
+        engine.step()
+    assert planned.step_bytes == real.scratch.most * PAGE
+    assert (planned.step_bytes > 0) == isinstance(real.kernels, ScratchKernels)
+    budget = real.budget().capacity - engine.instances["a"].weights.pages
+    assert planned.kv_bytes == budget * PAGE
+    engine.close()
 
 
 def test_replicas_are_everywhere_and_share_the_rate(tmp_path: Path) -> None:

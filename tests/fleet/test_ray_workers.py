@@ -7,24 +7,18 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fleet.services import device, serving, tiny, want
+from fleet.services import device, serving, tiny, until, want
 from tenfold.client.base import collect
 from tenfold.core.errors import ConfigError, DeadlineExceeded
 from tenfold.fleet.ray_workers import RayCluster
 
 PROMPT = list(range(3, 70))
-
-
-async def until(condition: Callable[[], object], seconds: float = 100) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def test_without_ray_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +69,7 @@ def test_two_nodes_serve_and_one_is_killed(cluster: Any, tmp_path: Path) -> None
                 for prompt in (PROMPT, *cold)
             ]
             await until(lambda: all(status.requests for status in service.workers()))
-            await until(lambda: any(call.generated for call in service._open_calls()))
+            await until(lambda: any(call.generated for call in service.dispatch.calls()))
             lost = cluster.worker_nodes.copy().pop()
             away = next(name for name, at in joined._where.items() if at == lost.node_id)
             pid = service.worker(away).pid

@@ -270,7 +270,7 @@ def test_a_model_that_slept_is_not_woken_by_a_restart(tmp_path: Path) -> None:
         (load,) = fakes.last.asked(LoadModel)
         assert isinstance(load, LoadModel) and load.options.asleep
         assert service.status("tiny").residency == {"cpu:0": "cold"}
-        assert not service._entry("tiny").source.options.asleep
+        assert not service.book.entry("tiny").source.options.asleep
 
     with_fakes(tmp_path, test)
 
@@ -304,7 +304,7 @@ def test_decisions_of_all_come_newest_first(tmp_path: Path) -> None:
             worker.answer = tell
         now = service.clock.now()
         migrated = Decision(now - 3, "migrate", "tiny", "from a to b: pressure 0.9 to 0.4")
-        service.residency.note(migrated, service._entry("tiny"))
+        service.residency.note(migrated, service.book.entry("tiny"))
         found = await service.decisions(4)
         assert [(one.device, one.kind) for one in found] == [
             ("d100", "wake"),

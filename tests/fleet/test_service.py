@@ -45,7 +45,7 @@ def test_streamed_text_is_the_decoding_of_its_tokens(tmp_path: Path) -> None:
             reply = await collect(service.generate(want("the cat sat on", 20)))
             choice = reply.choices[0]
             assert len(choice.token_ids) == 20 and choice.finish_reason == "length"
-            tokenizer = service._entry("tiny").words.tokenizer
+            tokenizer = service.book.entry("tiny").words.tokenizer
             prompt = tokenizer.encode("the cat sat on")
             whole = tokenizer.decode([*prompt, *choice.token_ids])
             assert whole == tokenizer.decode(prompt) + choice.text
@@ -246,7 +246,7 @@ def test_a_broken_model_says_so_and_leaves_nothing(tmp_path: Path) -> None:
         weights = Path(broken.path) / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:-1000])
         async with serving([tiny(tmp_path)]) as service:
-            service._find_source = lambda name, source: ModelSource(name, broken.path)
+            service.book._find_source = lambda name, source: ModelSource(name, broken.path)
             before = (await service.stats())[0].mapped_pages
             with pytest.raises(ModelFileError):
                 await service.load("broken")

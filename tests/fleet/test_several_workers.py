@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from fleet.fakes import Fakes, FakeWorker, obliging
-from fleet.services import device, serving, tiny, want
-from tenfold.client.base import Reply, collect
+from fleet.services import begin, device, serving, tiny, until, want
+from tenfold.client.base import collect
 from tenfold.core.errors import ConfigError, NotFound, OutOfMemory, Unavailable, WorkerLost
 from tenfold.core.messages import (
     AskPrefixes,
@@ -26,7 +25,6 @@ from tenfold.core.messages import (
 from tenfold.core.settings import DeviceSettings, RoutingSettings, Share
 from tenfold.fleet.routing import Routing
 from tenfold.fleet.service import Service
-from tenfold.fleet.types import GenerateRequest
 from tenfold.fleet.workers import LocalWorker
 from tenfold.kvcache.hashing import block_hashes
 from tenfold.scheduling.routing.d2lpm import D2LPM
@@ -41,19 +39,9 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tenfold.fleet.supervisor.BACKOFF_SECONDS", (0.0,))
 
 
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(60):
-        while not condition():
-            await asyncio.sleep(0)
-
-
-def begin(service: Service, request: GenerateRequest) -> asyncio.Task[Reply]:
-    return asyncio.create_task(collect(service.generate(request)))
-
-
 def policy_of(service: Service) -> D2LPM:
-    assert isinstance(service.routing.policy, D2LPM)
-    return service.routing.policy
+    assert isinstance(service.dispatch.routing.policy, D2LPM)
+    return service.dispatch.routing.policy
 
 
 def asked(worker: FakeWorker) -> int:
@@ -191,7 +179,7 @@ def test_texts_to_embed_go_to_the_less_busy_worker(tmp_path: Path) -> None:
     async def run() -> None:
         async with serving([tiny(tmp_path)], TWO, make_worker=(fakes := Fakes())) as service:
             first, second = fakes.made
-            facts = service._entry("tiny").facts
+            facts = service.book.entry("tiny").facts
             assert facts is not None
             facts.kind = "embed"
             tasks = [asyncio.create_task(service.embed("tiny", ["a b"], "c")) for _ in range(4)]
@@ -206,7 +194,7 @@ def test_texts_to_embed_go_to_the_less_busy_worker(tmp_path: Path) -> None:
 
 
 def test_clients_weigh_what_their_shares_say() -> None:
-    routing = Routing(RoutingSettings(quantum=10.0), [16, 16], _NoClock(), lambda *_: None)
+    routing = Routing(RoutingSettings(quantum=10.0), [16, 16], _NoClock(), {})
     routing.set_shares([Share("team", 5.0, is_group=True), Share("a", 3.0, "team")])
     assert isinstance(routing.policy, D2LPM)
     assert (routing.policy._share("a"), routing.policy._share("team")) == (30.0, 10.0)
@@ -216,9 +204,9 @@ def test_clients_weigh_what_their_shares_say() -> None:
 
 def test_workers_must_name_prefixes_alike() -> None:
     with pytest.raises(ConfigError, match="blocks of 16, 32 tokens"):
-        Routing(RoutingSettings(), [16, 32], _NoClock(), lambda *_: None)
+        Routing(RoutingSettings(), [16, 32], _NoClock(), {})
     with pytest.raises(ConfigError, match="unknown routing policy 'nearest'"):
-        Routing(RoutingSettings("nearest"), [16], _NoClock(), lambda *_: None)
+        Routing(RoutingSettings("nearest"), [16], _NoClock(), {})
 
 
 class _NoClock:
@@ -256,7 +244,7 @@ def test_two_processes_share_a_model_and_one_is_killed(tmp_path: Path) -> None:
             longer = await collect(service.generate(want([*PREFIX, 11, 12], 4)))
             assert longer.usage.cached_tokens == 64
             again = [begin(service, want(prompt, 200, whole=True)) for prompt in prompts]
-            await until(lambda: any(call.generated for call in service._open_calls()))
+            await until(lambda: any(call.generated for call in service.dispatch.calls()))
             busiest = max(service.workers(), key=lambda status: status.requests)
             os.kill(busiest.pid, signal.SIGKILL)
             replies = await asyncio.gather(*again)
@@ -270,7 +258,12 @@ def test_two_processes_share_a_model_and_one_is_killed(tmp_path: Path) -> None:
 def route(service: Service, policy: str) -> None:
     """Another policy, as if the service had begun with it."""
     sizes = [supervisor.settings.block_tokens for supervisor in service.supervisors.values()]
-    service.routing = Routing(RoutingSettings(policy), sizes, service.clock, service._send)
+    service.dispatch.routing = Routing(
+        RoutingSettings(policy),
+        sizes,
+        service.clock,
+        {name: supervisor.send for name, supervisor in service.supervisors.items()},
+    )
     for name, supervisor in service.supervisors.items():
         assert supervisor.up is not None
-        service.routing.heard(name, supervisor.up)
+        service.dispatch.routing.heard(name, supervisor.up)

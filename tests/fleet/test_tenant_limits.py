@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fleet.fakes import Fakes, FakeWorker, obliging
-from fleet.services import device, serving, tiny, want
+from fleet.services import device, serving, tiny, until, want
 from tenfold.client.base import Reply, collect
 from tenfold.core.clock import VirtualClock
 from tenfold.core.errors import ContextTooLong, Overloaded, RateLimited, TenfoldError, WorkerLost
@@ -33,12 +33,6 @@ CLIENTS = [
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tenfold.fleet.supervisor.BACKOFF_SECONDS", (0.0,))
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0)
 
 
 def begin(service: Service, tokens: int = 10, client: str = "ann", n: int = 1, **fields: bool):  # type: ignore[no-untyped-def]
@@ -155,7 +149,7 @@ async def test_a_call_lost_for_good_keeps_what_it_was_given(tmp_path: Path) -> N
         task, unborn = begin(service), begin(service)
         await until(lambda: len(fakes.last.asked(Generate)) == 2)
         fakes.last.make([1, 2], part=0)
-        await until(lambda: service._open_calls()[0].sent_token)
+        await until(lambda: service.dispatch.calls()[0].sent_token)
         for made in (2, 3):
             fakes.last.die()
             await until(lambda made=made: len(fakes.made) == made)
@@ -199,7 +193,7 @@ def test_embeddings_count_once_they_are_there(tmp_path: Path) -> None:
 
     async def run() -> None:
         async with limited(tmp_path, Fakes(answer)) as (service, _):
-            service._entry("tiny").facts.kind = "embed"  # type: ignore[union-attr]
+            service.book.entry("tiny").facts.kind = "embed"  # type: ignore[union-attr]
             await service.embed("tiny", [[5, 6], [7, 8]], "ann")
             assert left(service) == (5, 1000 - 4, 4)
             with pytest.raises(TenfoldError, match="full"):
@@ -220,7 +214,7 @@ def test_every_worker_hears_the_shares_when_it_comes_up(
             assert not any(fake.asked(SetShares) for fake in fakes.made)
             weights: list[tuple[str, float]] = []
             set_weight = lambda *weight: weights.append(weight)  # noqa: E731
-            monkeypatch.setattr(service.routing.policy, "set_weight", set_weight)
+            monkeypatch.setattr(service.dispatch.routing.policy, "set_weight", set_weight)
             service.set_shares([Share("ann", 2.0)])
             assert [fake.asked(SetShares) for fake in fakes.made] == [
                 [SetShares([Share("ann", 2.0)])]

@@ -61,7 +61,7 @@ def test_a_dead_worker_costs_only_those_it_was_answering(tmp_path: Path) -> None
 
 
 def test_a_worker_that_stays_away_is_a_503(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tenfold.fleet.service.RETURN_SECONDS", 0.2)
+    monkeypatch.setattr("tenfold.fleet.dispatch.RETURN_SECONDS", 0.2)
     monkeypatch.setattr("tenfold.fleet.supervisor.BACKOFF_SECONDS", (60.0,))
 
     async def run() -> None:

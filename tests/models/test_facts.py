@@ -17,7 +17,7 @@ from tenfold.kernels.torch_ref import TorchKernels
 from tenfold.models.batch import Rank
 from tenfold.models.checkpoint import describe_checkpoint, open_checkpoint
 from tenfold.models.loading import load_model
-from tenfold.models.sizes import facts_on
+from tenfold.models.sizes import sizes_on
 from tenfold.models.spec import spec_from_dict, spec_to_dict
 
 
@@ -106,15 +106,15 @@ def test_facts_from_the_header_are_those_of_the_loaded_model(family, mode, nativ
     kernels = build_kernels(native=None if native else False, mode=mode, threads=1)
     kv_dtype = "f16" if mode == "fast" else "f32"
     loaded = load_model(path, kernels, allocate, name="tiny", cache_dir=None, kv_dtype=kv_dtype)
-    assert facts_on(path, "tiny", settings) == loaded.facts
+    assert sizes_on(path, "tiny", settings).facts == loaded.facts
 
 
 def test_sizes_come_without_torch(tmp_path):
     path = make_tiny("llama", tmp_path)
     code = (
-        "import sys; from pathlib import Path; from tenfold.models.sizes import facts_on;"
+        "import sys; from pathlib import Path; from tenfold.models.sizes import sizes_on;"
         "from tenfold.core.settings import DeviceSettings;"
-        f"print(facts_on(Path({str(path)!r}), 'x', DeviceSettings()).weight_bytes);"
+        f"print(sizes_on(Path({str(path)!r}), 'x', DeviceSettings()).facts.weight_bytes);"
         "assert 'torch' not in sys.modules"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -112,16 +112,22 @@ def _print(report: FleetPlan, said: str) -> None:
         sizes = (format_bytes(model.weight_bytes), format_bytes(model.kv_bytes_per_token), numbers)
         where = ", ".join(model.devices) or "-"
         rows.append((model.name, model.state, where, *sizes, f"{model.wake_seconds:.2f} s"))
-    columns = ("model", "state", "device", "weights>", "KV a token>", "KV tokens>", "wakes in>")
-    print_table(columns, rows)
+    heads = ("model", "state", "device", "weights>", "KV a token>", "KV tokens>", "wakes in>")
+    print_table(heads, rows)
     typer.echo()
     lines = []
     for device in report.devices:
-        bytes_ = (device.capacity_bytes, device.weight_bytes, device.kv_bytes)
+        bytes_ = (
+            device.capacity_bytes,
+            device.weight_bytes,
+            device.step_bytes,
+            device.kv_bytes,
+        )
         pressure = "-" if device.pressure is None else f"{device.pressure:.3g}"
         names = ", ".join(device.models) or "-"
         lines.append((device.name, *(format_bytes(size) for size in bytes_), pressure, names))
-    print_table(("device", "memory>", "awake weights>", "for KV>", "pressure>", "models"), lines)
+    columns = ("device", "memory>", "awake weights>", "steps>", "for KV>", "pressure>", "models")
+    print_table(columns, lines)
     for model in report.models:
         if model.why:
             note(f"{model.name}: {model.why}")

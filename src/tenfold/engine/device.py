@@ -25,9 +25,9 @@ from tenfold.engine.residency import Budget
 from tenfold.engine.runner import TorchRunner
 from tenfold.engine.sampler_state import SamplerState, TokenMatcher
 from tenfold.engine.sampling import Sampler
-from tenfold.engine.scratch import SHARE, ModelScratch, PoolScratch
+from tenfold.engine.scratch import ModelScratch, PoolScratch
 from tenfold.engine.speculator import speculator
-from tenfold.engine.step_memory import Boundless, StepMemory
+from tenfold.engine.step_memory import Boundless, StepMemory, most_pages
 from tenfold.engine.steplog import StepLog
 from tenfold.engine.weights import Filler, ModelWeights, PackedWeights, ThreadFiller
 from tenfold.kernels.base import Kernels, ScratchKernels
@@ -226,15 +226,10 @@ class Device:
         settings, scratch, name = self.settings, self.scratch, command.name
         if not isinstance(self.kernels, ScratchKernels):
             return Boundless()
-        page, block = settings.page_bytes, settings.block_tokens
-        least = model.scratch_bytes(block, 1)
-        mixed = model.scratch_bytes(2 * block, block)  # so many decode beside a piece of a prompt
-        speculates = (command.options.speculation or settings.speculation) != "off"
-        rows = settings.max_running * (1 + speculates * settings.draft_tokens)
-        rows = min(settings.max_step_tokens, rows)
-        most = -(-model.scratch_bytes(settings.max_step_tokens, rows) // page)
+        page = settings.page_bytes
+        least = model.scratch_bytes(settings.block_tokens, 1)
         left = self.pool.stats().capacity - self._ranges[name]["weights"].mapped_pages
-        limit = max(-(-mixed // page), min(most, left // SHARE))
+        limit = most_pages(model.scratch_bytes, settings, command.options.speculation, left)
         scratch.admit(name, limit)
         while not scratch.reserve(least):
             if not make_room(1):

@@ -13,7 +13,6 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from heapq import nlargest
 from typing import Protocol, TypeVar
 
 from tenfold.core.clock import Clock
@@ -30,7 +29,6 @@ from tenfold.core.messages import (
     AskPrefixes,
     AskSchedule,
     AskStats,
-    ClientStats,
     Command,
     DecisionReport,
     DeviceStats,
@@ -56,6 +54,7 @@ from tenfold.core.settings import DeviceSettings, Share
 from tenfold.core.types import Constraint, EngineRequest
 from tenfold.engine.arbiter import Arbiter
 from tenfold.engine.batcher import Neighbours
+from tenfold.engine.client_stats import client_stats
 from tenfold.engine.instance import EmbedInstance, GenerateInstance, Instance
 from tenfold.engine.neighbours import CachedPrefixes, EngineNeighbours, batchers
 from tenfold.engine.residency import Budget, Residents
@@ -64,9 +63,6 @@ from tenfold.scheduling.accounts import Accounts
 from tenfold.scheduling.turns import Turns
 
 log = logging.getLogger("tenfold.engine")
-
-MOST_CLIENTS = 256
-"""Clients of which a device's state tells."""
 
 IDLE_POLL_SECONDS = 1.0
 ASIDE_POLL_SECONDS = 0.01
@@ -171,7 +167,7 @@ class Engine:
             case SetResidency(name):
                 self._moved(name, lambda: self.residents.change(command))
             case AskDecisions(id, most):
-                latest = self.residents.latest(most)
+                latest = self.residents.log.latest(most)
                 self.emit(DecisionReport(id, self.device.name, latest, self.clock.now()))
             case AskSchedule(id, most):
                 models = [batcher.schedule(most) for batcher in batchers(self.instances)]
@@ -498,42 +494,14 @@ class Engine:
         stats = self.device.stats(id)
         tell = self.residents.tell
         stats.models = [tell(name, one.stats()) for name, one in self.instances.items()]
-        stats.clients = self._client_stats()
+        stats.clients = client_stats(
+            self.device.accounts, batchers(self.instances), self.clock.now()
+        )
         stats.rounds = self.device.accounts.rounds
-        stats.decided = dict(self.residents.decided)
+        stats.decided = dict(self.residents.log.decided)
         stats.integrity = self.faults
         stats.message_seconds = self._message_seconds
         return stats
-
-    def _client_stats(self) -> list[ClientStats]:
-        """The clients that have requests here, then those that were served most; not all."""
-        accounts, now = self.device.accounts, self.clock.now()
-        found: dict[str, ClientStats] = {}
-        working: set[str] = set()
-        for batcher in batchers(self.instances):
-            for seq in batcher.sequences.values():
-                client = seq.request.client
-                working.add(client)
-                if client not in found:
-                    if len(found) == MOST_CLIENTS:
-                        continue
-                    found[client] = accounts.stats(client)
-                mine = found[client]
-                if seq.started:
-                    mine.running += 1
-                else:
-                    mine.waiting += 1
-                    mine.oldest_wait = max(mine.oldest_wait, now - seq.request.arrival)
-        fair = accounts.fair(working)
-        for client, mine in found.items():
-            mine.fair = fair[client]
-        served = accounts.served
-        rest = (name for name in served if name not in found)
-        for client in nlargest(
-            MOST_CLIENTS - len(found), rest, key=lambda name: served[name].asked
-        ):
-            found[client] = accounts.stats(client)
-        return list(found.values())
 
     def check(self) -> list[str]:
         """Everything that is wrong with pages, blocks and locks; run when idle, and by tests."""

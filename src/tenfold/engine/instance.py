@@ -92,6 +92,10 @@ class Instance(Protocol):
         will."""
         ...
 
+    def cached_pages(self) -> int:
+        """How many ``give_pages`` could free."""
+        ...
+
     def give_pages(self, pages: int) -> int:
         """Free so many cached pages for another model, as far as there are; how many it were."""
         ...
@@ -253,6 +257,9 @@ class GenerateInstance:
         outputs, failures = self.batcher.fail_blocked()
         done = [StepDone(self.facts.name, self.clock.now(), [], outputs)] if outputs else []
         return self._close_out([*done], failures)
+
+    def cached_pages(self) -> int:
+        return self.batcher.cache.idle_pages()
 
     def give_pages(self, pages: int) -> int:
         return self.batcher.cache.evict_pages(pages)
@@ -420,6 +427,9 @@ class EmbedInstance:
 
     def relieve(self) -> list[Event]:
         return []
+
+    def cached_pages(self) -> int:
+        return 0
 
     def give_pages(self, pages: int) -> int:
         return 0

@@ -77,7 +77,7 @@ class EngineNeighbours:
             return False
         for rung, take in self._rungs:
             if pages := take(1, self._name):
-                self._engine.residents.note(rung, self._name, "it runs and lacks pages", pages)
+                self._engine.residents.log.note(rung, self._name, "it runs and lacks pages", pages)
                 return True
         return False
 
@@ -94,5 +94,5 @@ class EngineNeighbours:
         victim, batcher = max(found, key=lambda pair: pair[0].age)
         why = f"{self._name} runs an older request and lacks pages"
         batcher.preempt(victim)
-        self._engine.residents.note("preempt", batcher.facts.name, why, 0)
+        self._engine.residents.log.note("preempt", batcher.facts.name, why, 0)
         return True

@@ -7,7 +7,6 @@ reason. Runs on the engine's thread. Does not know why requests come, nor how pa
 
 from __future__ import annotations
 
-from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import inf
@@ -16,7 +15,6 @@ from typing import Protocol
 from tenfold.core.clock import Clock
 from tenfold.core.errors import DeadlineExceeded, TenfoldError, Unavailable
 from tenfold.core.messages import (
-    Decision,
     Event,
     ModelMoved,
     ModelOptions,
@@ -27,21 +25,20 @@ from tenfold.core.messages import (
 )
 from tenfold.core.settings import DeviceSettings, Rung
 from tenfold.core.types import EngineRequest
+from tenfold.engine.decisions import DecisionLog
 from tenfold.engine.instance import GenerateInstance, Instance
+from tenfold.engine.resident import Resident
 from tenfold.engine.weights import Filler
 from tenfold.scheduling.residency.base import (
     Action,
     DeviceView,
     Drain,
-    ModelView,
     SetLimit,
     Sleep,
     Wake,
 )
 from tenfold.scheduling.residency.ladder import climb
 from tenfold.scheduling.residency.registry import residency_policies
-
-MOST_DECISIONS = 1000
 
 PRESSURE_SECONDS = 0.05
 """Between two looks at models that run and lack memory."""
@@ -76,64 +73,6 @@ class Reclaim(Protocol):
     def prefixes(self, pages: int, but: str) -> int: ...
 
 
-@dataclass(slots=True)
-class _Resident:
-    """One model: its state and what its owner asked for."""
-
-    name: str
-    instance: Instance
-    state: ResidencyState
-    since: float
-    last_used: float
-    options: ModelOptions
-    limit_pages: int | None = None
-    cap: int | None = None
-    keep: float | None = None
-    held: bool = False
-    asked: bool = False
-    draining: float | None = None
-    sleep_asked: SleepModel | None = None
-    gone: Callable[[], None] | None = None
-    """What to do when it has woken, instead of running: it was unloaded meanwhile."""
-    shrink_to: int | None = None
-    shrink_due: float = inf
-    refused: bool = False
-    """The last try to wake it found no room, and that was said."""
-    wakes: int = 0
-    sleeps: int = 0
-    wake_seconds: float = 0.0
-
-    def view(self, page_bytes: int, kv_pages: int, *, queue: bool) -> ModelView:
-        """``queue``: whether to look through what waits."""
-        instance, options, keep = self.instance, self.options, self.keep
-        running = instance.running
-        return ModelView(
-            self.name,
-            self.state,
-            instance.weights.pages,
-            kv_pages,
-            cached_pages=0 if running else kv_pages,
-            wanted_pages=-(-instance.wanted_bytes() // page_bytes),
-            limit_pages=self.limit_pages,
-            cap=self.cap,
-            floor_pages=options.floor_bytes // page_bytes,
-            running=running,
-            waiting=instance.waiting,
-            oldest=instance.oldest() if queue else inf,
-            deadline=instance.urgency() if queue else inf,
-            overdue=instance.overdue() if queue else inf,
-            last_used=self.last_used,
-            since=self.since,
-            pinned=options.pinned or (keep is not None and keep < 0),
-            held=self.held,
-            asked=self.asked,
-            draining=self.draining,
-            ttl=keep if keep is not None and keep >= 0 else options.ttl,
-            evict_cost=options.evict_cost,
-            wake_seconds=self.wake_seconds or instance.weights.seconds(),
-        )
-
-
 class Residents:
     """The models of one device by name, awake and asleep."""
 
@@ -148,15 +87,14 @@ class Residents:
         settings = memory.settings
         self.settings = settings.residency
         self.policy = residency_policies.get(settings.residency.mode)(settings.residency)
-        self.decisions: deque[Decision] = deque(maxlen=MOST_DECISIONS)
-        self.decided: Counter[str] = Counter()
+        self.log = DecisionLog(clock)
         self._page_bytes = settings.page_bytes
         self._memory = memory
         self._reclaim = reclaim
         self._filler = filler
         self._clock = clock
         self._emit = emit
-        self._models: dict[str, _Resident] = {}
+        self._models: dict[str, Resident] = {}
         self._busy: Sequence[str] = ()
         self._changed = False
         self._look = inf
@@ -166,7 +104,7 @@ class Residents:
     def join(self, name: str, instance: Instance, options: ModelOptions) -> str:
         """A model that was loaded, and is awake. Returns why it cannot stay, or nothing."""
         now = self._clock.now()
-        one = _Resident(name, instance, "resident", now, now, replace(options))
+        one = Resident(name, instance, "resident", now, now, replace(options))
         if options.kv_limit_bytes is not None:
             one.limit_pages = options.kv_limit_bytes // self._page_bytes
         self._models[name] = one
@@ -314,9 +252,11 @@ class Residents:
         for name in [n for n, one in self._models.items() if one.sleep_asked is not None]:
             self._sleep_when_asked(name)
         view = self._view()
-        for action in self.policy.decide(view):
-            self._do(action)
-        self._look = self.policy.look_again(self._view())
+        if actions := self.policy.decide(view):
+            for action in actions:
+                self._do(action)
+            view = self._view()
+        self._look = self.policy.look_again(view)
 
     def _sleep_when_asked(self, name: str) -> None:
         one = self._models[name]
@@ -339,8 +279,9 @@ class Residents:
     def _view(self) -> DeviceView:
         pages = self._memory.budget()
         asleep = any(o.state != "resident" and o.instance.has_work for o in self._models.values())
+        ladder = self.settings.ladder
         models = {
-            name: one.view(self._page_bytes, self._kv_pages(name), queue=asleep)
+            name: one.view(self._page_bytes, self._kv_pages(name), ladder, queue=asleep)
             for name, one in self._models.items()
             if one.gone is None
         }
@@ -361,11 +302,11 @@ class Residents:
             case Drain(name, on, why):
                 one.draining = self._clock.now() if on else None
                 self._admit(one, not on)
-                self._log("drain" if on else "admit", name, why)
+                self.log.add("drain" if on else "admit", name, why)
             case SetLimit(name, pages, why):
                 one.cap = pages
                 self._memory.set_limit(name, pages)
-                self._log("limit", name, why, pages or 0)
+                self.log.add("limit", name, why, pages or 0)
                 if pages is not None and self._memory.pages_of(name) > pages:
                     one.shrink_to = pages
                     one.shrink_due = self._clock.now() + self.settings.shrink_seconds
@@ -387,7 +328,7 @@ class Residents:
         self._changed = True
         seconds = one.since - began
         pages -= self._memory.pages_of(name)
-        self._log("pause" if keep else "sleep", name, why, pages, seconds)
+        self.log.add("pause" if keep else "sleep", name, why, pages, seconds)
         self._emit(ModelMoved(name, one.state, seconds, why))
         self._trim_host()
 
@@ -397,11 +338,11 @@ class Residents:
         if not weights.map() and not (self._room_for(name) and weights.map()):
             if not one.refused:
                 one.refused = True
-                self._log("wake", name, f"{why}, but {weights.missing()} pages are missing")
+                self.log.add("wake", name, f"{why}, but {weights.missing()} pages are missing")
             return
         one.refused = False
         one.state, one.since = "waking", self._clock.now()
-        self._log("wake", name, why, weights.pages)
+        self.log.add("wake", name, why, weights.pages)
         self._filler.fill(weights, lambda error: self._filled(name, why, error))
 
     def _room_for(self, name: str) -> bool:
@@ -417,7 +358,7 @@ class Residents:
             "prefixes": lambda pages: self._reclaim.prefixes(pages, but),
         }
         return climb(
-            self.settings.ladder, takes, missing, lambda rung, n: self._log(rung, but, why, n)
+            self.settings.ladder, takes, missing, lambda rung, n: self.log.add(rung, but, why, n)
         )
 
     def _filled(self, name: str, why: str, error: Exception | None) -> None:
@@ -436,15 +377,15 @@ class Residents:
         one.last_used = now
         one.wakes += 1
         one.wake_seconds = seconds
-        self._log("awake", name, why, one.instance.weights.pages, seconds)
+        self.log.add("awake", name, why, one.instance.weights.pages, seconds)
         self._emit(ModelMoved(name, "resident", seconds, why))
 
-    def _failed(self, name: str, one: _Resident, error: Exception) -> None:
+    def _failed(self, name: str, one: Resident, error: Exception) -> None:
         """Weights could not be read: the requests that wait for them fail."""
         one.instance.weights.unmap()
         one.state, one.since, one.asked = "cold", self._clock.now(), False
         code = error.code if isinstance(error, TenfoldError) else TenfoldError.code
-        self._log("wake", name, f"failed: {error}")
+        self.log.add("wake", name, f"failed: {error}")
         self._emit(ModelMoved(name, "cold", code=code, error=str(error)))
         for event in one.instance.fail_all(Unavailable(f"{name} could not be woken: {error}")):
             self._emit(event)
@@ -479,7 +420,7 @@ class Residents:
         self._sleep(min(idle)[2], "host", "models that run lack pages")
         return True
 
-    def _idle(self, one: _Resident) -> bool:
+    def _idle(self, one: Resident) -> bool:
         instance = one.instance
         free = not (instance.running or instance.waiting or one.options.pinned or one.asked)
         return free and one.state == "resident"
@@ -496,7 +437,7 @@ class Residents:
             held -= one.instance.weights.pages * self._page_bytes
             one.instance.weights.leave_host()
             one.state, one.since = "cold", self._clock.now()
-            self._log("cold", one.name, f"residency.host_bytes is {most}")
+            self.log.add("cold", one.name, f"residency.host_bytes is {most}")
             self._emit(ModelMoved(one.name, "cold", why="the host's memory for weights is full"))
 
     # --- shrinking ------------------------------------------------------------------------------
@@ -518,13 +459,13 @@ class Residents:
         if now >= one.shrink_due:
             takes["preempt"] = lambda _: self._preempt(instance, over)
         if climb(
-            self.settings.ladder, takes, over, lambda rung, n: self._log(rung, name, why, n)
+            self.settings.ladder, takes, over, lambda rung, n: self.log.add(rung, name, why, n)
         ) or (now >= one.shrink_due and not instance.running):
             one.shrink_to, one.shrink_due = None, inf
             self._admit(one, one.draining is None)
         elif batcher.admitting and "admission" in self.settings.ladder:
             self._admit(one, False)
-            self._log("admission", name, why)
+            self.log.add("admission", name, why)
 
     def _preempt(self, instance: GenerateInstance, over: Callable[[], int]) -> int:
         before, batcher = over(), instance.batcher
@@ -533,59 +474,15 @@ class Residents:
             batcher.cache.evict_pages(over())
         return before - over()
 
-    def _admit(self, one: _Resident, on: bool) -> None:
+    def _admit(self, one: Resident, on: bool) -> None:
         if isinstance(one.instance, GenerateInstance):
             one.instance.batcher.admitting = on
 
     # --- looking inside -------------------------------------------------------------------------
-    def _log(self, kind: str, model: str, why: str, pages: int = 0, seconds: float = 0.0) -> None:
-        self.decisions.append(Decision(self._clock.now(), kind, model, why, pages, seconds))
-        self.decided[kind] += 1
-
-    def note(self, rung: Rung, model: str, why: str, pages: int) -> None:
-        """A rung that was climbed page by page is one decision a second."""
-        last = self.decisions[-1] if self.decisions else None
-        now = self._clock.now()
-        if last is not None and (last.kind, last.model) == (rung, model) and now - last.at < 1.0:
-            last.pages += pages
-        else:
-            self._log(rung, model, why, pages)
-
-    def latest(self, most: int) -> list[Decision]:
-        """The latest decisions, newest first."""
-        newest = list(self.decisions)[::-1]
-        return newest[:most]
-
     def tell(self, name: str, stats: ModelStats) -> ModelStats:
         """Fill in what is known here."""
-        one, now = self._models[name], self._clock.now()
-        stats.residency = one.state
-        stats.pinned = one.options.pinned
-        stats.held = one.held
-        stats.limit_pages = one.cap
-        stats.floor_pages = one.options.floor_bytes // self._page_bytes
-        busy = one.instance.running or one.instance.waiting
-        stats.idle_seconds = 0.0 if busy else now - one.last_used
-        stats.sleeps_in = None
-        if one.state == "resident" and not busy and (stay := self._stay(one)) is not None:
-            stats.sleeps_in = max(0.0, stay - stats.idle_seconds)
-        stats.wakes, stats.sleeps, stats.wake_seconds = one.wakes, one.sleeps, one.wake_seconds
+        self._models[name].tell(stats, self._clock.now(), self._page_bytes, self.settings)
         return stats
-
-    def _stay(self, one: _Resident) -> float | None:
-        """Seconds without work after which the model sleeps whatever memory there is; None: it does
-        not."""
-        settings, keep = self.settings, one.keep
-        if settings.mode in ("static", "quota", "swap") or one.options.pinned:
-            return None
-        if keep is not None:
-            return keep if keep >= 0 else None
-        times = [] if one.options.ttl is None else [one.options.ttl]
-        if settings.mode in ("ttl", "cold"):
-            times = times or [settings.keep_alive]
-        elif settings.evict == "always":
-            times.append(settings.idle_seconds)
-        return min(times, default=None)
 
     def names(self) -> Iterable[str]:
         return self._models

@@ -19,9 +19,6 @@ from tenfold.memory.pool import PagePool, VirtualRange
 OWNER = "(scratch)"
 """In the pool's books."""
 
-SHARE = 8
-"""Steps are made so small that their scratch takes one page in so many of those beside weights."""
-
 
 class PoolScratch:
     """Implements ``kernels.scratch.ScratchMemory`` over one range of the pool.

@@ -5,7 +5,13 @@ Knows nothing of where that memory lies; ``engine.scratch`` does.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
+
+from tenfold.core.settings import DeviceSettings, Speculation
+
+SHARE = 8
+"""Steps are made so small that their scratch takes one page in so many of those beside weights."""
 
 
 class StepMemory(Protocol):
@@ -28,3 +34,19 @@ class Boundless:
 
     def reserve(self, tokens: int, rows: int) -> bool:
         return True
+
+
+def most_pages(
+    need: Callable[[int, int], int],
+    settings: DeviceSettings,
+    speculation: Speculation | None,
+    left: int,
+) -> int:
+    """Pages that a model's steps may take, of ``left`` beside its weights. ``need``: bytes for
+    (tokens, rows of logits); ``speculation``: the model's own choice."""
+    page, block = settings.page_bytes, settings.block_tokens
+    mixed = need(2 * block, block)  # so many decode beside a piece of a prompt
+    speculates = (speculation or settings.speculation) != "off"
+    rows = settings.max_running * (1 + speculates * settings.draft_tokens)
+    most = need(settings.max_step_tokens, min(settings.max_step_tokens, rows))
+    return max(-(-mixed // page), min(-(-most // page), left // SHARE))

@@ -5,9 +5,9 @@ Addresses stay what they are, so nothing is bound anew. Does not know why they c
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from heapq import heappop, heappush
 from itertools import count
 from math import inf
@@ -16,6 +16,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tenfold.core.clock import Clock
+from tenfold.memory.page_cache import drop_from_page_cache
 
 if TYPE_CHECKING:
     from tenfold.memory.ranges import VirtualRange
@@ -89,12 +90,19 @@ class PackedWeights:
         self.space.unmap(range(self.space.pages))
 
     def leave_host(self) -> None:
-        if self._image is not None and self._image.exists():
-            with self._image.open("rb") as stream:
-                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        """In the background: what is not on the disk yet is written there first."""
+        if self._image is not None:
+            threading.Thread(
+                target=_drop, args=(self._image,), name="leave-host", daemon=True
+            ).start()
 
     def seconds(self) -> float:
         return self._took or self.space.nbytes / BYTES_A_SECOND
+
+
+def _drop(image: Path) -> None:
+    with suppress(OSError):  # it is gone, or on a file system that cannot
+        drop_from_page_cache(image)
 
 
 class Filler(Protocol):

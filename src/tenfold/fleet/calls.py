@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from tenfold.core.errors import TenfoldError, WorkerLost
+from tenfold.core.errors import DeadlineExceeded, TenfoldError, WorkerLost
 from tenfold.core.messages import TokenOutput
 from tenfold.core.types import Constraint, EngineRequest
 from tenfold.fleet.supervisor import Supervisor
@@ -63,6 +63,17 @@ class Call:
     def id(self) -> str:
         """What the router knows it by."""
         return self.sends[0].id
+
+    def alarm(self, now: float) -> asyncio.TimerHandle | None:
+        """The engine enforces a request's deadline; this one holds even if the worker is away. One
+        timer a call: one a token would be a good part of what a token costs here."""
+        timeout = self.request.timeout
+        if timeout is None:
+            return None
+        late = self.began + timeout - now + 1.0
+        error = DeadlineExceeded(f"the request's time of {timeout:g} s ran out", param="timeout")
+        loop = asyncio.get_running_loop()
+        return loop.call_later(max(0.0, late), self.events.put_nowait, error)
 
     def given_to(self, supervisor: Supervisor) -> None:
         """A worker has it now."""

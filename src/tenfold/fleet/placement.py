@@ -13,21 +13,25 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from tenfold.core.clock import Clock
-from tenfold.core.errors import InvalidRequest, TenfoldError
+from tenfold.core.errors import TenfoldError
 from tenfold.core.messages import Decision, DeviceStats, Event, LoadModel, ModelMoved, ModelUp
 from tenfold.core.settings import PlacementSettings
 from tenfold.core.types import ModelFacts
-from tenfold.fleet.calls import Call
-from tenfold.fleet.pressure import Pressure, placed
+from tenfold.fleet.book import ModelBook
+from tenfold.fleet.dispatch import Dispatch
+from tenfold.fleet.embeddings import Embeddings
+from tenfold.fleet.places import named
+from tenfold.fleet.pressure import Pressure, placed, step_bytes
 from tenfold.fleet.residency import Residency
 from tenfold.fleet.served import ModelSource, ServedModel
 from tenfold.fleet.supervisor import Supervisor
+from tenfold.models.sizes import Sizes, sizes_on
 from tenfold.scheduling.placement.base import PlaceDevice, PlacedModel, highest
 from tenfold.scheduling.placement.placer import Placer
 
@@ -51,20 +55,17 @@ class House(Protocol):
     supervisors: dict[str, Supervisor]
     residency: Residency
 
-    def entries(self) -> Iterable[ServedModel]: ...
-    def calls_at(self, device: str, model: str) -> list[Call]: ...
-    def send_on(self, call: Call) -> None:
-        """Take a call from its worker and have it sent to one that holds the model now; an answer
-        that has begun goes on where it was."""
-        ...
+    book: ModelBook
+    dispatch: Dispatch
+    embeddings: Embeddings
 
-    def embeds_at(self, device: str, model: str) -> int: ...
-    def send_embeds_on(self, device: str, model: str) -> None: ...
     async def stats(self) -> list[DeviceStats]: ...
 
 
 class Placements:
-    """The controller of one service. All methods belong to its event loop."""
+    """The controller of one service (see ``Places``). All methods belong to its event loop."""
+
+    moves = True
 
     def __init__(
         self,
@@ -86,7 +87,9 @@ class Placements:
         self._clock = clock
         self._finish_seconds = finish_seconds
         self._homes: dict[str, str] = {}
-        self._facts: dict[str, ModelFacts] = {}
+        self._sizes: dict[str, Sizes] = {}
+        self._steps: dict[str, dict[str, int]] = {}
+        """Of each device: what the steps of each model would take of it."""
         self._asleep: set[tuple[str, str]] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._looking: asyncio.Task[None] | None = None
@@ -122,8 +125,10 @@ class Placements:
         await self._await_memory()
         for source in sources:
             with contextlib.suppress(TenfoldError):  # its load will say what is wrong with it
-                self._facts[source.name] = await asyncio.to_thread(self._read, source)
-        known = [source for source in sources if source.name in self._facts]
+                self._sizes[source.name] = await asyncio.to_thread(self._read, source)
+        known = [source for source in sources if source.name in self._sizes]
+        for source in known:
+            self._count_steps(source)
         here = [self._view(entry.source) for entry in self._awake()]
         current = self._current() | {s.name: (s.device,) for s in known if s.device is not None}
         views = [*here, *(self._view(source) for source in known)]
@@ -137,36 +142,42 @@ class Placements:
                     self._say(source.name, f"placed on {self._homes[source.name]}: {said}")
 
     async def _await_memory(self) -> None:
-        unknown = [s for s in self._house.supervisors.values() if not self._capacity(s)]
+        unknown = [s for s in self._house.supervisors.values() if not _memory(s)]
         waiting = [asyncio.ensure_future(s.wait_up(UP_SECONDS)) for s in unknown]
         await asyncio.gather(*waiting, return_exceptions=True)
 
-    def _read(self, source: ModelSource) -> ModelFacts:
-        from tenfold.models.sizes import facts_on
-
+    def _read(self, source: ModelSource) -> Sizes:
         device = next(iter(self._house.supervisors.values())).settings
-        return facts_on(Path(source.path), source.name, device, source.options.kv_dtype)
+        return sizes_on(Path(source.path), source.name, device, source.options.kv_dtype)
+
+    def _count_steps(self, source: ModelSource) -> None:
+        """Wherever it may come to be."""
+        for name, supervisor in self._house.supervisors.items():
+            if source.device in (None, name):
+                self._steps.setdefault(name, {})[source.name] = step_bytes(
+                    self._sizes[source.name],
+                    supervisor.settings,
+                    _memory(supervisor),
+                    source.options.speculation,
+                )
 
     def _sleepless(self, source: ModelSource) -> bool:
         home = self._house.supervisors[self._homes[source.name]]
         return home.settings.residency.mode in SLEEPLESS
 
-    def home(self, source: ModelSource) -> Supervisor:
-        """Where a model belongs that is not loaded yet."""
+    def of(self, source: ModelSource) -> list[Supervisor]:
         supervisors = self._house.supervisors
         name = source.device or self._homes.get(source.name)
         if name is None:  # nothing is known of it: where the most memory is
-            return max(supervisors.values(), key=self._capacity)
-        if name not in supervisors:
-            raise InvalidRequest(
-                f"no device {name!r}; there are {', '.join(supervisors)}", param="device"
-            )
-        return supervisors[name]
+            return [max(supervisors.values(), key=self._capacity)]
+        return [named(supervisors, name)]
 
     def forget(self, model: str) -> None:
         """The model is served no more."""
         self._homes.pop(model, None)
-        self._facts.pop(model, None)
+        self._sizes.pop(model, None)
+        for steps in self._steps.values():
+            steps.pop(model, None)
         self._pressure.rates.forget(model)
         self._asleep = {(device, name) for device, name in self._asleep if name != model}
 
@@ -191,7 +202,7 @@ class Placements:
         """Models that take memory for their weights now, wherever they are."""
         return [
             entry
-            for entry in self._house.entries()
+            for entry in self._house.book.entries()
             if entry.facts is not None
             and entry.state == "ready"
             and (entry.places[0].name, entry.name) not in self._asleep
@@ -199,7 +210,7 @@ class Placements:
 
     def _current(self) -> dict[str, tuple[str, ...]]:
         """Each model's device; in a move, that to which it goes."""
-        return {entry.name: (entry.places[-1].name,) for entry in self._house.entries()}
+        return {entry.name: (entry.places[-1].name,) for entry in self._house.book.entries()}
 
     def _view(self, source: ModelSource, fixed: bool = False) -> PlacedModel:
         device = next(iter(self._house.supervisors.values())).settings
@@ -216,8 +227,10 @@ class Placements:
         )
 
     def _known(self, model: str) -> ModelFacts | None:
-        entry = next((e for e in self._house.entries() if e.name == model), None)
-        return entry.facts if entry is not None and entry.facts else self._facts.get(model)
+        entry = next((e for e in self._house.book.entries() if e.name == model), None)
+        if entry is not None and entry.facts:
+            return entry.facts
+        return self._sizes[model].facts if model in self._sizes else None
 
     def _devices(self, but: str = "") -> list[PlaceDevice]:
         return [
@@ -226,11 +239,12 @@ class Placements:
             if not supervisor.draining and supervisor.name != but and self._capacity(supervisor)
         ]
 
-    @staticmethod
-    def _capacity(supervisor: Supervisor) -> int:
-        whole = supervisor.up.capacity_bytes if supervisor.up else supervisor.settings.memory_bytes
+    def _capacity(self, supervisor: Supervisor) -> int:
+        """For weights, keys and values: what steps may take, or took already, is left out."""
         stats = supervisor.last_stats
-        return max(0, whole - (stats.scratch_pages * stats.page_bytes if stats else 0))
+        taken = stats.scratch_pages * stats.page_bytes if stats else 0
+        steps = max(self._steps.get(supervisor.name, {}).values(), default=0)
+        return max(0, _memory(supervisor) - max(taken, steps))
 
     def _up(self) -> list[PlaceDevice]:
         up = {name for name, s in self._house.supervisors.items() if s.up is not None}
@@ -297,7 +311,7 @@ class Placements:
         else:
             self._homes[entry.name] = target.name
             self._say(entry.name, f"{home.name} -> {target.name}: {why}", began, entry)
-            if entry in self._house.entries():
+            if entry in self._house.book.entries():
                 home.unload(entry.name)
         finally:
             entry.moving = False
@@ -328,7 +342,7 @@ class Placements:
         """Models of a device that may move, the most wanted first."""
         found = [
             entry
-            for entry in self._house.entries()
+            for entry in self._house.book.entries()
             if entry.places[0].name == device
             and not entry.moving
             and entry.source.device is None
@@ -339,7 +353,7 @@ class Placements:
     def _sleeps(self, entry: ServedModel) -> bool:
         """Whether it sleeps, and nobody wants it to wake."""
         home = entry.places[0].name
-        return (home, entry.name) in self._asleep and not self._house.calls_at(home, entry.name)
+        return (home, entry.name) in self._asleep and not self._house.dispatch.at(home, entry.name)
 
     def _elsewhere(self, entry: ServedModel) -> Supervisor | None:
         """Another worker that is up and has room, of the lowest pressure; one that sleeps takes no
@@ -389,18 +403,18 @@ class Placements:
     async def _vacate(self, entry: ServedModel, source: Supervisor) -> None:
         """Empty the source of a move, then unload the model there."""
         house, device, name = self._house, source.name, entry.name
-        for call in house.calls_at(device, name):
+        for call in house.dispatch.at(device, name):
             if not call.ran:
-                house.send_on(call)
+                house.dispatch.send_on(call)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._finish_seconds):
-                while house.calls_at(device, name) or house.embeds_at(device, name):
+                while house.dispatch.at(device, name) or house.embeddings.at(device, name):
                     await self._ended.wait()
-        for call in house.calls_at(device, name):
-            house.send_on(call)
-        house.send_embeds_on(device, name)
+        for call in house.dispatch.at(device, name):
+            house.dispatch.send_on(call)
+        house.embeddings.send_on(source, name)
         entry.moving = entry.leaving = False
-        if entry in house.entries() and source not in entry.places:
+        if entry in house.book.entries() and source not in entry.places:
             source.unload(name)
 
     def call_ended(self) -> None:
@@ -424,6 +438,10 @@ class Placements:
         self.decisions.append(decision)
         self._house.residency.note(decision, moved)
         log.info("%s: %s", model, why)
+
+
+def _memory(supervisor: Supervisor) -> int:
+    return supervisor.up.capacity_bytes if supervisor.up else supervisor.settings.memory_bytes
 
 
 def _awake_command(entry: ServedModel) -> LoadModel:

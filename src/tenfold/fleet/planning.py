@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 from pathlib import Path
@@ -20,8 +20,8 @@ from tenfold.core.division import FREE_SHARE
 from tenfold.core.errors import ConfigError, ModelFileError
 from tenfold.core.settings import DeviceSettings, ModelSetup, PlacementSettings
 from tenfold.core.types import ModelFacts
-from tenfold.fleet.pressure import placed
-from tenfold.models.sizes import facts_on
+from tenfold.fleet.pressure import placed, step_bytes
+from tenfold.models.sizes import sizes_on
 from tenfold.scheduling.placement.base import PlaceDevice, PlacedModel, board_of, parts_of
 from tenfold.scheduling.placement.placer import Homes, Placer
 
@@ -54,11 +54,14 @@ class PlannedModel:
 
 @dataclass(slots=True)
 class PlannedDevice:
-    """``pressure``: KV-pressure ratio at the given rates; None where weights leave nothing."""
+    """``weight_bytes``: of the models that are awake; ``step_bytes``: for the results of the
+    largest step of any model there. ``pressure``: KV-pressure ratio at the given rates; None where
+    weights leave nothing."""
 
     name: str
     capacity_bytes: int
     weight_bytes: int
+    step_bytes: int
     kv_bytes: int
     pressure: float | None
     models: list[str] = field(default_factory=list)
@@ -91,14 +94,20 @@ def plan_fleet(
     names = [setup.name for setup, _ in models]
     if unknown := sorted(rates.keys() - set(names)):
         raise ConfigError(f"a rate is given for {unknown[0]!r}; the models are {', '.join(names)}")
-    rooms = [PlaceDevice(device.name, memory_of(device)) for device in devices]
+    memory = {device.name: memory_of(device) for device in devices}
     views, facts = [], {}
+    steps: dict[str, dict[str, int]] = {device.name: {} for device in devices}
     for setup, path in models:
-        facts[setup.name] = facts_on(path, setup.name, devices[0], setup.kv_dtype)
+        sizes = sizes_on(path, setup.name, devices[0], setup.kv_dtype)
+        facts[setup.name] = sizes.facts
+        for device in devices:
+            steps[device.name][setup.name] = step_bytes(
+                sizes, device, memory[device.name], setup.speculation
+            )
         views.append(
             placed(
                 setup.name,
-                facts[setup.name],
+                sizes.facts,
                 devices[0],
                 rates.get(setup.name, 0.0),
                 tpot_target=setup.tpot_target,
@@ -106,10 +115,12 @@ def plan_fleet(
                 pinned=setup.pin,
             )
         )
+    # Any model may come to any device, and may step there.
+    rooms = [_room(name, memory[name], steps[name].values()) for name in memory]
     homes = _homes(views, rooms, placement)
     spread = len(rooms) if placement.policy == "replicate" else 1
     lone = [replace(view, token_rate=view.token_rate / spread) for view in views]
-    planned = [_device(room, lone, homes) for room in rooms]
+    planned = [_device(name, memory[name], steps[name], lone, homes) for name in memory]
     at = {device.name: device for device in planned}
     found = [_model(view, facts[view.name], homes, at, read_speed) for view in views]
     return FleetPlan(placement.policy, read_speed, planned, found)
@@ -137,16 +148,29 @@ def _homes(
     return [Placer(placement, VirtualClock()).homes(views, rooms)]
 
 
-def _device(room: PlaceDevice, views: list[PlacedModel], homes: list[Homes]) -> PlannedDevice:
-    here = [v for v in views if any(room.name in h.placement.get(v.name, ()) for h in homes)]
+def _room(name: str, memory: int, steps: Iterable[int]) -> PlaceDevice:
+    """What is left beside the largest of these steps."""
+    return PlaceDevice(name, max(0, memory - max(steps, default=0)))
+
+
+def _device(
+    name: str,
+    memory: int,
+    steps: Mapping[str, int],
+    views: list[PlacedModel],
+    homes: list[Homes],
+) -> PlannedDevice:
+    here = [v for v in views if any(name in h.placement.get(v.name, ()) for h in homes)]
+    room = _room(name, memory, [steps[view.name] for view in here])
     awake = [view for view in here if not _sleeps(view.name, room.name, homes)]
     board = board_of([room], parts_of(awake, [room], {v.name: (room.name,) for v in awake}))
     weights = sum(view.weight_bytes for view in awake)
     pressure = board.pressure(room.name)
     return PlannedDevice(
         room.name,
-        room.capacity,
+        memory,
         weights,
+        memory - room.capacity,
         max(0, room.capacity - weights),
         pressure if pressure < inf else None,
         [view.name for view in here],
@@ -172,7 +196,7 @@ def _model(
         state, why = "too large", homes[0].hopeless[view.name]
     elif state == "asleep":
         why = f"no room on {asleep[0]} beside the others; wakes in their place when asked for"
-        left = max(at[device].capacity_bytes for device in devices) - view.weight_bytes
+        left = max(at[d].capacity_bytes - at[d].step_bytes for d in devices) - view.weight_bytes
     else:
         left = max(at[device].kv_bytes for device in devices if device not in asleep)
     return PlannedModel(

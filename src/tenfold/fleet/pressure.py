@@ -11,9 +11,11 @@ from math import inf
 
 from tenfold.core.clock import Clock
 from tenfold.core.messages import DeviceStats, ModelStats
-from tenfold.core.settings import DeviceSettings
+from tenfold.core.settings import DeviceSettings, Speculation
 from tenfold.core.types import ModelFacts
+from tenfold.engine.step_memory import most_pages
 from tenfold.fleet.served import ServedModel
+from tenfold.models.sizes import Sizes
 from tenfold.scheduling.placement.base import PlacedModel
 from tenfold.scheduling.placement.rates import Rates
 
@@ -64,6 +66,17 @@ class Pressure:
 def tpot_of(target: float | None, device: DeviceSettings) -> float:
     """A model's target between tokens, else the device's; never 0."""
     return target or device.deadlines.tpot or device.itl_target or inf
+
+
+def step_bytes(
+    sizes: Sizes, device: DeviceSettings, capacity: int, speculation: Speculation | None
+) -> int:
+    """What a model's steps may take of a device's memory for their results."""
+    if sizes.steps is None:
+        return 0
+    page = device.page_bytes
+    left = capacity // page + -sizes.facts.weight_bytes // page
+    return page * most_pages(sizes.steps, device, speculation, left)
 
 
 def placed(

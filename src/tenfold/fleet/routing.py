@@ -6,7 +6,7 @@ Everything that leads from the fleet's words (workers, engine requests, updates)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from tenfold.core.clock import Clock
 from tenfold.core.errors import ConfigError
@@ -28,10 +28,10 @@ class Routing:
         settings: RoutingSettings,
         block_tokens: Iterable[int],
         clock: Clock,
-        send: Callable[[str, Command], None],
+        send: Mapping[str, Callable[[Command], None]],
     ) -> None:
-        """``block_tokens``: of every worker. Raises ConfigError where they differ, because prompts
-        are named by their blocks, and for a policy that is not there."""
+        """``block_tokens``: of every worker; ``send``: to each. Raises ConfigError where blocks
+        differ, because prompts are named by them, and for a policy that is not there."""
         sizes = list(block_tokens)
         self.policy = routing_policies.get(settings.policy)(settings)
         self._alone = len(sizes) < 2
@@ -43,7 +43,7 @@ class Routing:
         self._block_tokens = sizes[0] if sizes else 16
         self._clock = clock
         self._weighted: set[str] = set()
-        self._feed = CacheFeed(self.policy, lambda name: send(name, AskPrefixes()), clock)
+        self._feed = CacheFeed(self.policy, lambda name: send[name](AskPrefixes()), clock)
 
     # --- workers --------------------------------------------------------------------------------
     def heard(self, worker: str, event: Event) -> None:

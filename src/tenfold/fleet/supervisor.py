@@ -327,7 +327,7 @@ class Supervisor:
         elif code and name in self._outcomes:
             self._sent.discard(name)
             self._settle(name, None, from_code(code, message))
-        elif code and name in self.wanted:
+        elif code and name in self.wanted and self._stopped is None:
             self._sent.discard(name)
             self._retry_later(name, message)
         self._tell()

@@ -14,7 +14,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-LINE = 16
+from tenfold.kernels.lines import CACHE_LINE
+
+LINE = CACHE_LINE // 4
 """Every tensor begins at a multiple of so many floats, a cache line."""
 
 

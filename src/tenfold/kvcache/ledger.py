@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from heapq import heappop, heappush
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tenfold.kvcache.base import PageSource
 from tenfold.kvcache.hashing import IntArray
@@ -159,11 +160,7 @@ class PageLedger:
     def filled_by(self, blocks: IntArray) -> dict[int, IntArray]:
         """The pages in which no other live block lies than these, which are live and all different;
         for each page, where in ``blocks`` those are that touch it."""
-        starts = blocks.astype(np.int64) * self.block_bytes
-        first = starts // self.page_bytes
-        spans = (starts + self.block_bytes - 1) // self.page_bytes - first + 1
-        which = np.repeat(np.arange(len(blocks), dtype=np.int32), spans)
-        pages = np.arange(len(which)) - np.repeat(np.cumsum(spans) - spans, spans) + first[which]
+        which, pages = self._touches(blocks)
         order = np.argsort(pages, kind="stable")
         found, begins, counts = np.unique(pages[order], return_index=True, return_counts=True)
         whole = np.array([self._page_refs[page] for page in found.tolist()], dtype=int) == counts
@@ -171,6 +168,19 @@ class PageLedger:
             int(page): which[order[begin : begin + count]]
             for page, begin, count in zip(found[whole], begins[whole], counts[whole], strict=True)
         }
+
+    def touched_by(self, blocks: IntArray) -> int:
+        """How many pages these blocks touch between them; a block may be named twice."""
+        return len(np.unique(self._touches(blocks)[1]))
+
+    def _touches(self, blocks: IntArray) -> tuple[IntArray, NDArray[np.int64]]:
+        """Where in ``blocks`` one touches a page, and that page, for each time one does."""
+        starts = blocks.astype(np.int64) * self.block_bytes
+        first = starts // self.page_bytes
+        spans = (starts + self.block_bytes - 1) // self.page_bytes - first + 1
+        which = np.repeat(np.arange(len(blocks), dtype=np.int32), spans)
+        pages = np.arange(len(which)) - np.repeat(np.cumsum(spans) - spans, spans) + first[which]
+        return which, pages
 
     def check_integrity(self) -> list[str]:
         """What contradicts itself, in words; empty when all is well. O(blocks)."""

@@ -86,10 +86,6 @@ class PageEviction:
         self._ledgers = ledgers
         self._steps: list[Step] = []  # the next one last
 
-    def idle_pages(self) -> int:
-        """Pages that hold cached blocks and nothing else. Costs a look at the whole tree."""
-        return len(_Look(self._tree, self._ledgers).left)
-
     def evict(self, pages: int) -> Freed | None:
         """Drop blocks so that up to so many pages fall free once the ledgers have the blocks back,
         which are nobody's now. Fewer pages than could be had, maybe; None only if there are none.

@@ -6,7 +6,7 @@ real passes. Knows nothing of where the memory comes from.
 
 from __future__ import annotations
 
-from tenfold.kernels.scratch import LINE
+from tenfold.kernels.lines import CACHE_LINE
 from tenfold.models.spec import ModelSpec
 
 _TENSORS = 40
@@ -25,7 +25,7 @@ class Footprint:
         self._feed = hidden + _mlp(spec)
         # After the last attention only the rows count: gathered first, then fed, then as logits.
         self._row = 3 * hidden + max(self._feed, spec.vocab + 2)
-        self._edges = _TENSORS * LINE + (spec.moe.experts if spec.moe else 0)
+        self._edges = _TENSORS * CACHE_LINE // 4 + (spec.moe.experts if spec.moe else 0)
 
     def __call__(self, tokens: int, rows: int) -> int:
         widest = max(tokens * self._feed, rows * self._row)

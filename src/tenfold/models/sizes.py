@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from tenfold.core.settings import DeviceSettings
 from tenfold.core.types import KVDtype, ModelFacts
+from tenfold.kernels.lines import CACHE_LINE
 from tenfold.models.checkpoint import BLOCKS, open_checkpoint
+from tenfold.models.footprint import Footprint
+from tenfold.models.spec import ModelSpec
 from tenfold.models.weight_plan import Layout, plan_weights
 
 if TYPE_CHECKING:
     from tenfold.kernels.base import WeightKind
 
-_LINE = 64
 _DENSE = ("f32", "f16", "bf16")
 _NATIVE_KINDS = tuple(BLOCKS)
 """In the order of the extension's own codes."""
@@ -38,7 +40,7 @@ class _Floats:
         if self.raw and kind not in _DENSE:
             per_block, nbytes = BLOCKS[kind]
             size = rows * (cols // per_block) * nbytes
-        return -(-size // _LINE) * _LINE
+        return -(-size // CACHE_LINE) * CACHE_LINE
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +77,29 @@ def kv_dtype_of(device: DeviceSettings, chosen: KVDtype | None = None) -> KVDtyp
     return "f16" if device.kernels_mode == "fast" else "f32"
 
 
-def facts_on(
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """``facts``: what the model's worker would say of it. ``steps``: bytes that a step takes for
+    its results, by tokens and rows of logits; None where they lie elsewhere than in the device's
+    pages."""
+
+    facts: ModelFacts
+    steps: Footprint | None
+
+
+def sizes_on(
     path: Path, name: str, device: DeviceSettings, kv_dtype: KVDtype | None = None
-) -> ModelFacts:
-    """What the model's worker would say of it. Raises ModelFileError for what cannot be loaded."""
+) -> Sizes:
+    """Of a model at such a device. Raises ModelFileError for what cannot be loaded."""
     checkpoint = open_checkpoint(path)
-    plan = plan_weights(checkpoint, layout_of(device))
-    return checkpoint.spec.facts(
+    layout, spec = layout_of(device), checkpoint.spec
+    plan = plan_weights(checkpoint, layout)
+    facts = spec.facts(
         name,
         parameters=plan.parameters,
         weight_bytes=plan.nbytes,
         kv_dtype=kv_dtype_of(device, kv_dtype),
     )
+    if isinstance(layout, _Panels) and isinstance(spec, ModelSpec):  # others have them elsewhere
+        return Sizes(facts, Footprint(spec))
+    return Sizes(facts, None)
