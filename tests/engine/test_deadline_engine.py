@@ -17,7 +17,7 @@ from tenfold.core.settings import DeadlineSettings
 
 
 def sim_with(order: str = "mh", *, models: str = "m", blocks: int = 400, **fields: Any) -> Sim:
-    names = ("margin", "max_wait", "overdue_share", "ttft", "tpot")
+    names = ("margin", "max_wait", "overdue_share", "answer_share", "ttft", "tpot")
     mine = {name: fields.pop(name) for name in names if name in fields}
     sim = Sim(deadlines=DeadlineSettings(order=order, **mine), **fields)  # type: ignore[arg-type]
     for name in models:
@@ -206,10 +206,11 @@ def test_no_answer_changes_with_the_order() -> None:
 
 
 def test_answers_go_on_while_prompts_of_other_models_flood() -> None:
-    """Steps of 100 ms at most between two tokens of the answer, however many prompts wait."""
+    """Steps of 100 ms at most between two tokens of the answer, however many prompts wait, while
+    none of them is at risk; and else a share of the time."""
 
-    def gaps(**fields: Any) -> tuple[float, float]:
-        sim = sim_with(models="xy", ttft=1.0, itl_target=0.1, **fields)
+    def gaps(ttft: float = 99.0, **fields: Any) -> tuple[float, float]:
+        sim = sim_with(models="xy", ttft=ttft, itl_target=0.1, **fields)
         sim.ask("answer", prompt(0, 8), 60, model="x")
         sim.engine.step()
         sim.heard.events.clear()
@@ -226,7 +227,9 @@ def test_answers_go_on_while_prompts_of_other_models_flood() -> None:
     worst, mean = gaps()
     assert worst <= 0.1 + 1e-6
     assert mean > 0.03  # and prompts have the time between
-    assert gaps(tpot=0.05)[0] <= 0.05 + 0.02
+    assert gaps(tpot=0.05)[1] <= 0.05 + 0.02
+    assert 0.1 < gaps(ttft=1.0)[0] <= 2 * (0.1 + 0.011 / 0.05)  # its steps take 11 ms
+    assert gaps(ttft=1.0, answer_share=0.5)[0] <= 0.1 + 1e-6
 
 
 def test_prompts_keep_a_share_where_answers_alone_fill_the_time() -> None:

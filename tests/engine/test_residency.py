@@ -204,8 +204,34 @@ def test_three_models_share_memory_for_little_more_than_the_largest(
     host.engine.handle(AskDecisions("d"))
     report = host.events[-1]
     assert isinstance(report, DecisionReport)
-    assert {"sleep", "wake"} <= {one.kind for one in report.decisions}
+    kinds = {"wake", "pause" if mode == "elastic" else "sleep"}
+    assert kinds <= {one.kind for one in report.decisions}
     assert all(one.why for one in report.decisions)
+    host.engine.close()
+
+
+def test_what_a_paused_model_runs_goes_on_with_its_keys_and_values(
+    paths: dict[str, Path], tmp_path: Path
+) -> None:
+    whole = Host(paths, 4000, tmp_path)
+    whole.ask("gemma0", "gemma", 200)
+    whole.ask("moe0", "moe")
+    whole.run()
+    weights = {one.name: one.image_pages for one in whole.stats().models}
+    scratch = whole.stats().scratch_pages
+    whole.engine.close()
+    host = Host({}, weights["gemma"] + 2 * scratch + 40, tmp_path)
+    for name in ("gemma", "moe"):
+        host.load(name, paths[name], asleep=True)
+    host.ask("gemma0", "gemma", 200)
+    while len(host.tokens.get("gemma0", ())) < 5:
+        host.engine.step()
+    host.ask("moe0", "moe", ttft_target=0.05)
+    host.run(looking=True)
+    assert host.tokens == whole.tokens
+    decided = [(one.kind, one.model) for one in host.engine.residents.log.latest(99)]
+    assert ("pause", "gemma") in decided
+    assert [one.preemptions for one in host.stats().models] == [0, 0]
     host.engine.close()
 
 

@@ -13,7 +13,7 @@ from tenfold.core.errors import ConfigError
 from tenfold.core.settings import DeadlineSettings
 from tenfold.costs.step import FixedStepModel, StepCosts, StepShape
 from tenfold.scheduling.deadlines.base import Job
-from tenfold.scheduling.deadlines.beat import Beat, PromptShare, slack
+from tenfold.scheduling.deadlines.beat import Beat, Share, slack
 from tenfold.scheduling.deadlines.line import Line
 from tenfold.scheduling.deadlines.pace import Pace
 from tenfold.scheduling.deadlines.registry import orders
@@ -273,7 +273,7 @@ def test_answers_leave_the_time_until_one_of_them_is_due() -> None:
 
 
 def test_prompts_keep_their_share() -> None:
-    share = PromptShare(0.25)
+    share = Share(0.25)
     assert not share.covers(0.1)
     share.waited(0.3)
     assert share.covers(0.099) and not share.covers(0.101)

@@ -19,7 +19,7 @@ from tenfold.scheduling.residency.base import (
     Sleep,
     Wake,
 )
-from tenfold.scheduling.residency.elastic import WAKES_WORTH
+from tenfold.scheduling.residency.elastic import EAGERNESS, TURN, WAKES_WORTH
 from tenfold.scheduling.residency.ladder import before, climb
 from tenfold.scheduling.residency.registry import residency_policies
 
@@ -44,6 +44,7 @@ class World:
     models: dict[str, ModelView] = field(default_factory=dict)
     queues: dict[str, list[float]] = field(default_factory=dict)
     ends: dict[str, float] = field(default_factory=dict)
+    paused: dict[str, float] = field(default_factory=dict)
     arriving: dict[str, float] = field(default_factory=dict)
     waits: list[float] = field(default_factory=list)
     slept: list[str] = field(default_factory=list)
@@ -57,11 +58,11 @@ class World:
         used = 0
         for name, one in self.models.items():
             queue = self.queues[name]
-            one.running = int(name in self.ends)
+            one.running = int(name in self.ends or name in self.paused)
             one.waiting = len(queue)
             one.oldest = queue[0] if queue else inf
-            one.kv_pages = self.kv if one.state == "resident" and one.running else 0
-            one.wanted_pages = self.kv if queue and not one.awake else 0
+            one.kv_pages = self.kv if one.running else 0
+            one.wanted_pages = self.kv if queue and not one.awake and not one.running else 0
             if one.running or queue:
                 one.last_used = self.now
             used += (one.weight_pages if one.awake else 0) + one.kv_pages
@@ -78,11 +79,13 @@ class World:
                     if view.free >= one.weight_pages:
                         one.state, one.since = "waking", self.now
                         self.arriving[name] = self.now + WAKE
-                case Sleep(name, _, to):
-                    assert one.state == "resident" and not one.pinned
-                    if name in self.ends:  # preempted: it is computed again
-                        del self.ends[name]
-                        self.queues[name].insert(0, self.now)
+                case Sleep(name, _, to, keep):
+                    assert one.state == "resident" or (one.paused and not keep)
+                    assert not one.pinned
+                    if keep:  # goes on where it was
+                        self.paused[name] = self.ends.pop(name) - self.now
+                    elif self.ends.pop(name, None) or self.paused.pop(name, None):
+                        self.queues[name].insert(0, self.now)  # preempted: it is computed again
                     one.state, one.since, one.draining, one.cap = to, self.now, None, None
                     self.slept.append(name)
                 case Drain(_, on):
@@ -111,11 +114,13 @@ class World:
         for name in [n for n, at in self.arriving.items() if at <= self.now]:
             del self.arriving[name]
             self.models[name].state, self.models[name].since = "resident", self.now
+            if name in self.paused:
+                self.ends[name] = self.now + self.paused.pop(name)
         return True
 
     def run(self, steps: int = 2000) -> None:
         for _ in range(steps):
-            if not any(self.queues.values()) and not self.ends:
+            if not any(self.queues.values()) and not self.ends and not self.paused:
                 return
             if not self.step():
                 break
@@ -205,18 +210,51 @@ def test_a_pinned_model_and_one_just_woken_are_left_in_peace() -> None:
     assert world.slept == ["fresh"]
 
 
-def test_a_busy_model_whose_requests_are_due_later_drains_and_then_makes_room() -> None:
-    world = World(policy("elastic", min_seconds=0.0, shrink_seconds=2.0), 14, {"a": 10, "b": 10})
+def test_a_busy_model_pauses_for_requests_that_are_due_before_its_own() -> None:
+    """At the last good moment, and with the keys and values of what it runs."""
+    world = World(policy("elastic", min_seconds=0.0), 14, {"a": 10, "b": 10})
     world.models["a"].state = "resident"
-    world.queues["a"] = [0.0] * 50
-    world.step()
+    world.queues["a"], world.ends["a"] = [0.0] * 50, 9.0
     world.queues["b"] = [0.0]
-    world.models["b"].deadline = 1.0
+    world.models["b"].deadline = 2.0
     world.act()
-    assert world.models["a"].draining is not None and not world.slept
-    while not world.slept:
-        assert world.step()
-    assert world.now <= 2.0 and world.models["b"].awake
+    assert not world.slept
+    assert world.policy.look_again(world.view()) == pytest.approx((1 - EAGERNESS) * 2.0)
+    world.now = 0.5
+    world.act()
+    assert world.slept == ["a"] and world.models["b"].awake
+    assert world.models["a"].running == 1 and world.models["a"].kv_pages == world.kv
+
+
+def test_keys_and_values_go_too_where_weights_are_not_enough() -> None:
+    world = World(policy("elastic", min_seconds=0.0), 23, {"a": 10, "b": 20})
+    world.models["a"].state = "resident"
+    world.ends["a"] = 9.0
+    world.queues["b"], world.models["b"].deadline = [0.0], 0.3
+    world.now = 0.2
+    world.act()
+    assert world.models["b"].awake and not world.models["a"].running and world.queues["a"]
+
+
+def test_without_deadlines_busy_models_take_turns_that_are_worth_the_change() -> None:
+    world = World(policy("elastic", min_seconds=0.0), 14, {"a": 10, "b": 10})
+    world.queues["a"], world.queues["b"] = [0.0] * 40, [0.0] * 40
+    world.run()
+    assert 40 * SERVICE / (TURN * WAKE) <= len(world.slept) <= 80 * SERVICE / (TURN * WAKE) + 2
+
+
+def test_who_is_late_waits_for_what_can_be_on_time_until_it_is_overdue() -> None:
+    world = World(policy("elastic"), 14, {"a": 10, "b": 10})
+    world.models["a"].state = "resident"
+    world.queues["a"], world.ends["a"] = [0.0] * 4, 109.0
+    world.now = 100.0
+    world.models["a"].deadline = 101.0
+    world.queues["b"], world.models["b"].overdue = [0.0], 100.5
+    world.act()
+    assert not world.slept
+    world.now = 100.6
+    world.act()
+    assert world.slept == ["a"] and world.models["b"].awake
 
 
 def test_floors_keep_pages_from_others_limits() -> None:

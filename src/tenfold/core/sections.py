@@ -304,7 +304,7 @@ class DeadlinesSection(Section):
         description="share of the time for prompts that overdue requests get; 1: they come first",
     )
     answer_share: float = Field(
-        0.05,
+        default=0.05,
         ge=0,
         lt=1,
         description="share of the time for running answers while a first token is at risk",

@@ -47,7 +47,7 @@ class ModelWeights(Protocol):
         ...
 
     def unmap(self) -> None:
-        """Give the pages back; what is in them is lost."""
+        """Give the pages back, if they are there; what is in them is lost."""
         ...
 
     def leave_host(self) -> None:
@@ -87,7 +87,8 @@ class PackedWeights:
         self._took = perf_counter() - began
 
     def unmap(self) -> None:
-        self.space.unmap(range(self.space.pages))
+        if self.space.mapped_pages:
+            self.space.unmap(range(self.space.pages))
 
     def leave_host(self) -> None:
         """In the background: what is not on the disk yet is written there first."""

@@ -116,9 +116,9 @@ def least_awake(model: ModelView, settings: ResidencySettings) -> float:
     return min(settings.min_seconds, WAKES_WORTH * model.wake_seconds)
 
 
-def turn(model: ModelView, settings: ResidencySettings) -> float:
+def turn(model: ModelView) -> float:
     """Seconds of a model's turn, where nothing that can be on time waits for its memory."""
-    return min(settings.min_seconds, TURN * model.wake_seconds)
+    return TURN * model.wake_seconds
 
 
 def _urgency(model: ModelView) -> tuple[float, float, float]:
@@ -167,7 +167,7 @@ class _Room:
             idle_for = self.device.now - victim.last_used
             done = "it can wait" if victim.busy else f"it had no request for {idle_for:.1f} s"
             why = f"{model.name} has requests and needs its memory; {done}"
-            self.sleep(victim, why, keep=keep and victim.busy)
+            self.sleep(victim, why, keep=keep and victim.running > 0)
         count = f"{model.waiting} requests wait" if model.waiting else "it was asked for"
         if model.running:
             count = f"{model.running} requests run"
@@ -215,15 +215,17 @@ class _Room:
 
     def _busy(self, model: ModelView) -> list[ModelView]:
         """Those whose work can wait for the model's, what is due last first."""
-        due = model.deadline < inf
         overdue = model.overdue <= self.device.now
         busy = []
         for one in self.models:
-            if not one.busy or (one.deadline <= model.deadline and not overdue and due):
+            if not one.busy:
                 continue
-            if not due and not overdue and one.deadline < inf:
+            if model.deadline < one.deadline:
+                least = least_awake(one, self.settings)
+            elif one.deadline == inf or overdue:
+                least = turn(one)
+            else:
                 continue
-            least = least_awake(one, self.settings) if due else turn(one, self.settings)
             if self._may_sleep(one, model, least):
                 busy.append(one)
         busy.sort(key=_urgency, reverse=True)
@@ -254,7 +256,7 @@ class _Room:
 def _gain(one: ModelView, *, keep: bool = False) -> int:
     """Pages that its sleep brings beside its cached prefixes, which are given up anyway."""
     weights = one.weight_pages if one.awake else 0
-    return weights if keep and one.busy else weights + one.kv_pages - one.cached_pages
+    return weights if keep and one.running else weights + one.kv_pages - one.cached_pages
 
 
 def _enough(found: list[ModelView], short: int, *, keep: bool = False) -> list[ModelView] | None:
