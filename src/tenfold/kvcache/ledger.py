@@ -111,19 +111,26 @@ class PageLedger:
             return None
         taken: list[int] = []
         fresh: list[int] = []
+        known = 0
         for _ in range(n):
+            if known < len(fresh):  # what else lies there goes before other blocks
+                self._reclassify(fresh[known:])
+                known = len(fresh)
             block = self._pop()
             self._acquire(block, fresh)
             taken.append(block)
         if not fresh:
             return taken
-        mapped = False
+        mapped, live = False, self.used
         try:
             mapped = self.source.map(fresh)
         finally:
             if not mapped:
-                self._undo(taken, fresh)
-        return taken if mapped else None
+                self._undo(taken, fresh, known if live == self.used else len(fresh))
+        if not mapped:
+            return None
+        self._reclassify(fresh[known:])
+        return taken
 
     def give(self, blocks: Iterable[int]) -> int:
         """Free these live blocks and return how many pages that unmapped.
@@ -137,6 +144,7 @@ class PageLedger:
                 self._release(block, gone)
         finally:
             if gone:
+                self._reclassify(gone)
                 self.source.unmap(gone)
         return len(gone)
 
@@ -210,45 +218,55 @@ class PageLedger:
         raise AssertionError("free blocks are counted but none is in a bucket")
 
     def _acquire(self, block: int, fresh: list[int]) -> None:
+        """Make a free block live. Pages that nothing touched before join ``fresh``; the other
+        blocks in them are to be reclassified."""
         states, refs = self._states, self._page_refs
         self._counts[states[block]] -= 1
         self._counts[_LIVE] += 1
         states[block] = _LIVE
-        first_touched = len(fresh)
         for page in self.pages_of(block):
             refs[page] += 1
             if refs[page] == 1:
                 fresh.append(page)
-        if len(fresh) == first_touched:
-            return
-        self.mapped_pages += len(fresh) - first_touched
-        for page in fresh[first_touched:]:
-            self._reclassify(page)
+                self.mapped_pages += 1
 
     def _release(self, block: int, gone: list[int]) -> None:
+        """Free a live block. Pages that nothing touches any more join ``gone``; all blocks in them
+        are to be reclassified."""
+        refs = self._page_refs
         self._set(block, _READY)
-        first_gone = len(gone)
         for page in self.pages_of(block):
-            self._page_refs[page] -= 1
-            if self._page_refs[page] == 0:
+            refs[page] -= 1
+            if refs[page] == 0:
                 gone.append(page)
-        self.mapped_pages -= len(gone) - first_gone
-        for page in gone[first_gone:]:
-            self._reclassify(page)
+                self.mapped_pages -= 1
 
-    def _undo(self, taken: list[int], never_mapped: list[int]) -> None:
+    def _undo(self, taken: list[int], never_mapped: list[int], known: int) -> None:
+        """Free blocks whose pages were not mapped. Of those pages, what else lies in the ones from
+        ``known`` on has not been touched."""
         gone: list[int] = []
         for block in taken:
             self._release(block, gone)
+        self._reclassify(set(gone).difference(never_mapped[known:]))
+        for block in taken:
+            self._set(block, self._classify(block))
         # While the source looked for memory it may have had other blocks of these pages given back.
         mapped = set(gone) - set(never_mapped)
         if mapped:
             self.source.unmap(sorted(mapped))
 
-    def _reclassify(self, page: int) -> None:
-        for block in self.blocks_of(page):
-            if self._states[block] != _LIVE:
-                self._set(block, self._classify(block))
+    def _reclassify(self, pages: Iterable[int]) -> None:
+        """These pages were mapped or unmapped: file the free blocks in them anew."""
+        states, size, length = self._states, self.page_bytes, self.block_bytes
+        for page in pages:
+            kind = _READY if self._page_refs[page] else _COLD
+            start, stop = page * size, (page + 1) * size
+            for block in range(-(-start // length), min(stop // length, self.blocks)):
+                if states[block] != _LIVE:
+                    self._set(block, kind)
+            for block in {start // length, stop // length}:  # they lie in other pages, too
+                if block < self.blocks and states[block] != _LIVE:
+                    self._set(block, self._classify(block))
 
     def _classify(self, block: int) -> int:
         pages = self.pages_of(block)
