@@ -309,7 +309,10 @@ class KVCache:
         return seq
 
     def _reserved(self, seq: SequenceKV) -> int:
-        return min([table.size for table in seq.tables]) * self.block_tokens
+        tables = seq.tables
+        if len(tables) == 1:
+            return tables[0].size * self.block_tokens
+        return min([table.size for table in tables]) * self.block_tokens
 
     def _take(self, group: int, n: int) -> list[int] | None:
         """Blocks from the ledger, or evicted ones handed over without unmapping their pages."""
@@ -349,8 +352,10 @@ class KVCache:
         """Hand newly full blocks to the tree; take the tree's where it has them."""
         assert seq.node is not None
         low, high = seq.kept, seq.kept + len(hashes)
-        offered = [table.view()[low:high].copy() for table in seq.tables]
         fresh = hashes[0] not in seq.node.children  # then the tree takes all blocks as they are
+        offered = [table.view()[low:high] for table in seq.tables]
+        if not fresh:
+            offered = [ids.copy() for ids in offered]
         node, end = self.tree.insert(seq.node, tokens, hashes, offered)
         assert node is not None
         self.tree.lock(node, above=seq.node)

@@ -38,6 +38,16 @@ class _Bucket:
             self._listed[block] = 1
             heappush(self._heap, block)
 
+    def pop_many(self, most: int) -> list[int]:
+        """The lowest listed blocks, at most so many."""
+        found: list[int] = []
+        while self._heap and len(found) < most:
+            block = heappop(self._heap)
+            self._listed[block] = 0
+            if self._states[block] == self._kind:
+                found.append(block)
+        return found
+
     def pop(self) -> int | None:
         while self._heap:
             block = heappop(self._heap)
@@ -109,16 +119,16 @@ class PageLedger:
         """
         if n > self.free:
             return None
-        taken: list[int] = []
+        taken = self._take_ready(n)
         fresh: list[int] = []
         known = 0
-        for _ in range(n):
+        while len(taken) < n:
             if known < len(fresh):  # what else lies there goes before other blocks
                 self._reclassify(fresh[known:])
                 known = len(fresh)
-            block = self._pop()
-            self._acquire(block, fresh)
-            taken.append(block)
+                taken += self._take_ready(n - len(taken))
+            else:
+                taken.append(self._take_unmapped(fresh))
         if not fresh:
             return taken
         mapped, live = False, self.used
@@ -211,15 +221,29 @@ class PageLedger:
             problems.append(f"free blocks in the wrong bucket: {wrong[:8]}")
         return problems
 
-    def _pop(self) -> int:
-        for kind in (_READY, _PARTLY, _COLD):
-            if self._counts[kind] and (block := self._buckets[kind].pop()) is not None:
-                return block
-        raise AssertionError("free blocks are counted but none is in a bucket")
+    def _take_ready(self, most: int) -> list[int]:
+        """Make blocks live whose pages are mapped, at most so many."""
+        if not self._counts[_READY]:
+            return []
+        taken = self._buckets[_READY].pop_many(most)
+        self._counts[_READY] -= len(taken)
+        self._counts[_LIVE] += len(taken)
+        states, refs, size, length = self._states, self._page_refs, self.page_bytes, self.block_bytes
+        for block in taken:
+            states[block] = _LIVE
+            start = block * length
+            for page in range(start // size, (start + length - 1) // size + 1):
+                refs[page] += 1
+        return taken
 
-    def _acquire(self, block: int, fresh: list[int]) -> None:
-        """Make a free block live. Pages that nothing touched before join ``fresh``; the other
-        blocks in them are to be reclassified."""
+    def _take_unmapped(self, fresh: list[int]) -> int:
+        """Make a block live whose pages are not all mapped. Those that nothing touched before join
+        ``fresh``; the other blocks in them are to be reclassified."""
+        for kind in (_PARTLY, _COLD):
+            if self._counts[kind] and (block := self._buckets[kind].pop()) is not None:
+                break
+        else:
+            raise AssertionError("free blocks are counted but none is in a bucket")
         states, refs = self._states, self._page_refs
         self._counts[states[block]] -= 1
         self._counts[_LIVE] += 1
@@ -229,6 +253,7 @@ class PageLedger:
             if refs[page] == 1:
                 fresh.append(page)
                 self.mapped_pages += 1
+        return block
 
     def _release(self, block: int, gone: list[int]) -> None:
         """Free a live block. Pages that nothing touches any more join ``gone``; all blocks in them

@@ -92,7 +92,8 @@ class PrefixMap:
             found = self._where.get(after)
             if found is None:
                 return
-            node = self._head(found, found.hashes.index(after) + 1)
+            last = found.hashes[-1] == after
+            node = found if last else self._head(found, found.hashes.index(after) + 1)
             changed = []
             above = node
             while above.parent is not None and not above.held & bit:
@@ -176,8 +177,13 @@ class PrefixMap:
             if child is None:
                 rest = list(hashes[at:])
                 if self._where.keys().isdisjoint(rest):  # else: other tokens with an equal hash
-                    node = self._grow(node, rest, bit if held else 0, 0 if held else bit)
-                    changed.append(node)
+                    holds, hopes = (bit, 0) if held else (0, bit)
+                    if self._extends(node, holds, hopes):
+                        node.hashes += rest
+                        self._where.update(dict.fromkeys(rest, node))
+                    else:
+                        node = self._grow(node, rest, holds, hopes)
+                        changed.append(node)
                 break
             shared = _common(child.hashes, hashes, at)
             at += shared
@@ -198,6 +204,11 @@ class PrefixMap:
             if run.parent is not None:
                 self._absorb(run.parent)
         self._trim()
+
+    def _extends(self, node: _Run, held: int, hoped: int) -> bool:
+        """Whether new blocks of these workers behind a run are just more of it."""
+        same = node.held == held and node.hoped == hoped
+        return same and not node.children and node.parent is not None
 
     def _grow(self, parent: _Run, hashes: list[int], held: int, hoped: int) -> _Run:
         node = _Run(parent, hashes, held, hoped)
