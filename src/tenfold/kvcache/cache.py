@@ -258,6 +258,8 @@ class KVCache:
     def _blocks_for(self, tokens: int) -> list[int]:
         """Blocks of each group behind so many tokens."""
         blocks = -(-tokens // self.block_tokens)
+        if not self._windows:
+            return [blocks] * len(self.ledgers)
         return [
             min(blocks, self._windows[group] // self.block_tokens + 2)
             if group in self._windows
