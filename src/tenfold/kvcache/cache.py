@@ -151,12 +151,9 @@ class KVCache:
         ``tokens`` and ``hashes`` describe the whole sequence and must reach ``computed``. Raises
         ValueError when ``computed`` runs back or past what is reserved.
         """
-        if seq.closed:
-            _check_open(seq)
-        full = computed // self.block_tokens
-        if full * self.block_tokens < seq.computed <= computed and not self._windows:
-            seq.computed = computed  # inside a block that is reserved: nothing else changes
+        if self.advance_inside(seq, computed):
             return
+        full = computed // self.block_tokens
         if not seq.computed <= computed <= self._reserved(seq):
             raise ValueError(
                 f"computed {computed} is not between {seq.computed} (computed before) and "
@@ -174,6 +171,17 @@ class KVCache:
         seq.computed = computed
         for group in self._windows:
             self._slide(seq, group, self.tree.window_start(group, computed))
+
+    def advance_inside(self, seq: SequenceKV, computed: int) -> bool:
+        """``advance`` as far as it needs no tokens: within a block that was begun, which most steps
+        are. False: nothing is done, the whole ``advance`` is to be called."""
+        if seq.closed:
+            _check_open(seq)
+        start = computed - computed % self.block_tokens
+        if not start < seq.computed <= computed or self._windows:
+            return False
+        seq.computed = computed
+        return True
 
     def trim(self, seq: SequenceKV, upto: int) -> None:
         """Give back the blocks that only positions from ``upto`` on would use.

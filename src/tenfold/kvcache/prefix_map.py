@@ -92,8 +92,15 @@ class PrefixMap:
             found = self._where.get(after)
             if found is None:
                 return
-            last = found.hashes[-1] == after
-            node = found if last else self._head(found, found.hashes.index(after) + 1)
+            if found.hashes[-1] != after:
+                node = self._head(found, found.hashes.index(after) + 1)
+            elif self._extends(found, bit, 0) and self._where.keys().isdisjoint(hashes):
+                self._lengthen(found, hashes)
+                self._touch(found)
+                self._trim()
+                return
+            else:
+                node = found
             changed = []
             above = node
             while above.parent is not None and not above.held & bit:
@@ -179,8 +186,7 @@ class PrefixMap:
                 if self._where.keys().isdisjoint(rest):  # else: other tokens with an equal hash
                     holds, hopes = (bit, 0) if held else (0, bit)
                     if self._extends(node, holds, hopes):
-                        node.hashes += rest
-                        self._where.update(dict.fromkeys(rest, node))
+                        self._lengthen(node, rest)
                     else:
                         node = self._grow(node, rest, holds, hopes)
                         changed.append(node)
@@ -209,6 +215,10 @@ class PrefixMap:
         """Whether new blocks of these workers behind a run are just more of it."""
         same = node.held == held and node.hoped == hoped
         return same and not node.children and node.parent is not None
+
+    def _lengthen(self, node: _Run, hashes: Sequence[int]) -> None:
+        node.hashes += hashes
+        self._where.update(dict.fromkeys(hashes, node))
 
     def _grow(self, parent: _Run, hashes: list[int], held: int, hoped: int) -> _Run:
         node = _Run(parent, hashes, held, hoped)
