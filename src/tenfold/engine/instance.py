@@ -151,7 +151,7 @@ class GenerateInstance:
 
     @property
     def has_work(self) -> bool:
-        return self.batcher.has_work
+        return bool(self.batcher.sequences)
 
     @property
     def running(self) -> int:

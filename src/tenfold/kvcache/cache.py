@@ -281,10 +281,7 @@ class KVCache:
         Every group is taken to need all tokens, so it is low for long sequences of sliding groups.
         """
         if len(self.ledgers) == 1:
-            ledger = self.ledgers[0]
-            fresh = ledger.source.available() * ledger.page_bytes // ledger.block_bytes
-            free = min(ledger.ready + fresh, ledger.free)
-            return (free + self.tree.idle[0]) * self.block_tokens
+            return (self.ledgers[0].within_reach + self.tree.idle[0]) * self.block_tokens
         pages = min(ledger.source.available() for ledger in self.ledgers)
         page_bytes = self.ledgers[0].page_bytes
         fresh = pages * page_bytes // sum(ledger.block_bytes for ledger in self.ledgers)

@@ -104,6 +104,14 @@ class PageLedger:
         return self._counts[_READY]
 
     @property
+    def within_reach(self) -> int:
+        """Free blocks that could be had with all the pages that ``source`` has, no others' freed:
+        an estimate, high by those that lie partly in mapped pages."""
+        fresh = self.source.available() * self.page_bytes // self.block_bytes
+        counts = self._counts
+        return min(counts[_READY] + fresh, self.blocks - counts[_LIVE])
+
+    @property
     def partly(self) -> int:
         """Free blocks of which some pages are mapped and some not."""
         return self._counts[_PARTLY]
