@@ -236,7 +236,8 @@ class PageLedger:
         taken = self._buckets[_READY].pop_many(most)
         self._counts[_READY] -= len(taken)
         self._counts[_LIVE] += len(taken)
-        states, refs, size, length = self._states, self._page_refs, self.page_bytes, self.block_bytes
+        states, refs = self._states, self._page_refs
+        size, length = self.page_bytes, self.block_bytes
         for block in taken:
             states[block] = _LIVE
             start = block * length
