@@ -169,8 +169,11 @@ class Residents:
 
     def due(self) -> float:
         """When ``tend`` will have something to do although nothing happens."""
-        shrinks = [one.shrink_due for one in self._models.values()]
-        return min([self._look, self._filler.due(), *shrinks])
+        due = min(self._look, self._filler.due())
+        for one in self._models.values():
+            if one.shrink_due < due:
+                due = one.shrink_due
+        return due
 
     # --- requests -------------------------------------------------------------------------------
     def arrives(
