@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -142,3 +144,22 @@ def test_a_large_cold_range_costs_nothing_to_make() -> None:
     ledger = PageLedger(1 << 10, 1 << 21, 1_000_000, FakePages(Budget(4)))
     taken = ledger.take(3000)
     assert taken == list(range(3000)) and ledger.mapped_pages == 2
+
+
+def test_a_source_may_have_blocks_given_and_refuse_all_the_same() -> None:
+    """Blocks of 3 bytes in pages of 4: block 2 lies in the page that block 1 lacks, and in that
+    of block 3."""
+
+    class Giving(FakePages):
+        def map(self, pages: Sequence[int]) -> bool:
+            if ledger.is_live(0) and not ledger.is_live(2):
+                ledger.give([3])
+                return False
+            return super().map(pages)
+
+    ledger = PageLedger(3, 4, 8, Giving(Budget(8)))
+    assert ledger.take(4) == [0, 1, 2, 3]
+    ledger.give([1, 2])
+    assert ledger.take(1) is None
+    assert ledger.check_integrity() == []
+    assert ledger.used == 1

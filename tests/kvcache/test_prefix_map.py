@@ -169,3 +169,26 @@ def test_equal_hashes_of_other_tokens_are_left_out() -> None:
     map.insert(1, 0, [7, 2, 9])
     assert map.check_integrity() == []
     assert map.match([1, 2, 3]) == PrefixMatch(3, 1) and map.match([7, 2]).blocks == 0
+
+
+def test_a_prompt_that_grows_block_by_block_is_one_run_used_now() -> None:
+    map = PrefixMap(most_blocks=8)
+    growing, old = hashes_of(tuple(range(6))), hashes_of((9, *range(3)))
+    map.insert(0, 0, growing[:2])
+    map.insert(0, 0, old)
+    map.insert(0, growing[1], growing[2:3])
+    assert (map.runs, len(map)) == (2, 7)
+    map.insert(0, growing[2], growing[3:5])  # one block more than are kept: the other's last goes
+    assert (map.runs, len(map)) == (2, 8)
+    assert map.match(old).blocks == 3 and map.match(growing).blocks == 5
+    assert map.check_integrity() == []
+
+
+def test_a_run_with_others_behind_it_does_not_grow() -> None:
+    map = PrefixMap()
+    one, two, three = (hashes_of((0, 1, last)) for last in (2, 3, 4))
+    for prompt in (one, two):
+        map.insert(0, 0, prompt)
+    map.insert(0, one[1], three[2:])
+    assert map.runs == 4
+    assert all(map.match(prompt) == PrefixMatch(3, 1) for prompt in (one, two, three))

@@ -136,6 +136,7 @@ class Batcher:
         self.hash_prompt = _hash_prompt
         self._deadlines: list[tuple[float, str]] = []
         self._refused = False
+        self._claimed: int | None = None
         self._steady: StepPlan | None = None
         """The last plan, while every request there is does nothing but decode by it."""
 
@@ -213,6 +214,7 @@ class Batcher:
         self.releases += 1
         unused = max(0, seq.prompt_tokens - max(seq.billed, seq.computed))
         self.running.remove(seq)
+        self._claimed = None
         self.cache.close(seq.kv)
         seq.kv = None
         seq.computed = 0
@@ -403,6 +405,7 @@ class Batcher:
         """Chunks of prompts within ``seconds``: begun ones first, then new. Those that are late
         only if there is nothing else to do."""
         shape = replace(shape)
+        self._claimed = None
         self._refused = False
         self.lacking = 0
         turn = self.turn
@@ -489,7 +492,7 @@ class Batcher:
         younger sequences of other models if it must: nobody keeps a model out for ever."""
         block = self.settings.block_tokens
         missing = seq.tokens.length - self.matches.matched(seq.request.id)
-        claimed = sum([max(block, s.tokens.length - s.computed) for s in self.running])
+        claimed = self._claims()
         if self.running or self.neighbours.running():
             while (free := self.cache.free_tokens()) < missing + claimed:
                 if not self.neighbours.reclaim():
@@ -510,10 +513,20 @@ class Batcher:
             return False
         seq.computed = seq.kv.cached_tokens
         self.running.append(seq)
+        self._claimed = claimed + max(block, seq.tokens.length - seq.computed)
         self.changes += 1
         self._book_admission(seq, seq.kv.cached_tokens)
         self.matches.unwatch(seq.request.id)
         return True
+
+    def _claims(self) -> int:
+        """Tokens that those who run will still take blocks for, at least a block each. Counted once
+        in a plan, however many are admitted."""
+        if self._claimed is None:
+            block = self.settings.block_tokens
+            wanted = [seq.tokens.length - seq.computed for seq in self.running]
+            self._claimed = sum([tokens if tokens > block else block for tokens in wanted])
+        return self._claimed
 
     def _promised(self, seq: Sequence) -> bool:
         """Memory for the sequence's longest end, beside what was promised to those who run."""
@@ -564,22 +577,23 @@ class Batcher:
         chosen = iter(choices)
         decoded: dict[str, int] = {}
         for piece in plan.slices:
-            seq = piece.seq
-            if not piece.samples:
-                self._advance(seq, piece.start, piece.start + piece.count)
+            seq, own = piece.seq, piece.start + piece.count
+            if piece.draft:
+                own -= len(piece.draft)
+            if own != seq.tokens.length:  # it does not reach the end of its prompt
+                self._advance(seq, piece.start, own)
                 continue
             choice = next(chosen)
             output = self._append(seq, choice)
+            new = len(output.token_ids)
             # A draft's right tokens count as computed, as if they had come one by one.
-            right = max(0, len(output.token_ids) - 1)
-            own = piece.start + piece.count - len(piece.draft)
-            self._advance(seq, piece.start, own + right)
+            self._advance(seq, piece.start, own + new - 1 if new else own)
             if piece.draft:
                 self._settle(piece, output)
-            if output.token_ids:
+            if new:
                 outputs.append(output)
                 client = seq.request.client
-                decoded[client] = decoded.get(client, 0) + len(output.token_ids)
+                decoded[client] = decoded.get(client, 0) + new
             if output.finish:
                 self.drop(seq.request.id)
             elif choice.error is not None:
@@ -597,7 +611,8 @@ class Batcher:
             if prompt_done > max(start, seq.billed):
                 self._bill(seq, max(start, seq.billed), prompt_done)
             seq.billed = max(seq.billed, prompt_done)
-        self.cache.advance(seq.kv, seq.tokens.view(), seq.hashes, computed)
+        if not self.cache.advance_inside(seq.kv, computed):
+            self.cache.advance(seq.kv, seq.tokens.view(), seq.hashes, computed)
 
     def _bill(self, seq: Sequence, first: int, upto: int) -> None:
         """Prompt positions [first, upto) were computed for the client, for the first time."""
@@ -617,11 +632,12 @@ class Batcher:
     def _append(self, seq: Sequence, choice: Choice) -> TokenOutput:
         """Take over the chosen tokens, up to the first that ends the sequence."""
         assert seq.kv is not None
-        first = seq.generated == 0
+        buffer = seq.tokens
+        first = buffer.length == seq.prompt_tokens
         taken: list[int] = []
         finish: FinishReason | None = None
         for token in choice.tokens:
-            seq.tokens.append(token)
+            buffer.append(token)
             taken.append(token)
             if self.drafts is not None:
                 self.drafts.saw(seq, token)
@@ -631,20 +647,19 @@ class Batcher:
         if len(taken) == len(choice.tokens):
             finish = choice.finish or finish
         block = self.settings.block_tokens
-        if seq.tokens.length >= (len(seq.hashes) + 1) * block:
-            extend_hashes(seq.hashes, seq.tokens.view(), block, seq.request.namespace)
+        if buffer.length >= (len(seq.hashes) + 1) * block:
+            extend_hashes(seq.hashes, buffer.view(), block, seq.request.namespace)
         logprobs = choice.logprobs[: len(taken)] if choice.logprobs else None
         cached = seq.kv.cached_tokens if first else 0
         return TokenOutput(seq.request.id, taken, finish, logprobs, cached)
 
     def _finish(self, seq: Sequence, token: int) -> FinishReason | None:
-        params = seq.request.sampling
-        if seq.generated >= params.min_tokens:
+        params, length = seq.request.sampling, seq.tokens.length
+        if length - seq.prompt_tokens >= params.min_tokens:
             if token in params.stop_token_ids:
                 return "stop"
             if token in self.facts.eos_ids and not params.ignore_eos:
                 return "stop"
-        length = seq.tokens.length
         if length >= seq.limit:
             return "length"
         # Only a token that needs one more block can be one too many.

@@ -400,9 +400,14 @@ class Engine:
     @property
     def has_work(self) -> bool:
         """Whether a step now would do something for requests."""
-        if not self._calls.empty() or self._busy():
+        if not self._calls.empty():
             return True
-        waits = any(instance.has_work for instance in self.instances.values())
+        waits, awake = False, self.residents.awake
+        for name, instance in self.instances.items():
+            if instance.has_work:
+                if awake(name):
+                    return True
+                waits = True
         return waits and self.residents.changed
 
     def _busy(self) -> list[str]:

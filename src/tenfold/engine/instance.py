@@ -151,7 +151,7 @@ class GenerateInstance:
 
     @property
     def has_work(self) -> bool:
-        return self.batcher.has_work
+        return bool(self.batcher.sequences)
 
     @property
     def running(self) -> int:
@@ -166,11 +166,11 @@ class GenerateInstance:
         return min(arrivals, default=inf)
 
     def wanted_bytes(self) -> int:
-        cache = self.batcher.cache
-        if self.running or not self.waiting:
-            return cache.bytes_for(self.batcher.lacking)
-        first = next(iter(self.batcher.sequences.values()))
-        return cache.bytes_for(first.tokens.length + 1)
+        batcher = self.batcher
+        if batcher.running or not batcher.sequences:
+            return batcher.cache.bytes_for(batcher.lacking) if batcher.lacking else 0
+        first = next(iter(batcher.sequences.values()))
+        return batcher.cache.bytes_for(first.tokens.length + 1)
 
     def overdue(self) -> float:
         return self.batcher.goals.overdue_at(self.batcher.settings.deadlines.max_wait)
@@ -215,14 +215,15 @@ class GenerateInstance:
         totals.step_seconds += seconds
         totals.predicted_seconds += predicted
         totals.prompt_tokens += plan.shape.prefill_tokens
+        ending = False
         for output in outputs:
             totals.generated_tokens += len(output.token_ids)
+            ending = ending or output.finish is not None
         for started in self.batcher.started:
             totals.cached_tokens += started.cached_tokens
         done = StepDone(self.facts.name, self.clock.now(), self.batcher.started, outputs)
         self.batcher.started = []
         # Before the outputs: who asks again as soon as an answer ends finds its prefix known.
-        ending = any(output.finish for output in outputs)
         news = self.news.changes(done.at, at_once=ending)
         return self._close_out([done] if news is None else [news, done], failures)
 

@@ -161,10 +161,19 @@ class Residents:
             for one in self._models.values()
         )
 
+    def quiet_until(self) -> float:
+        """Until when ``tend`` has nothing to do, if nothing happens; minus infinity if it has
+        something to do now."""
+        due = self.due()
+        return -inf if self._changed or due <= self._clock.now() else due
+
     def due(self) -> float:
         """When ``tend`` will have something to do although nothing happens."""
-        shrinks = [one.shrink_due for one in self._models.values()]
-        return min([self._look, self._filler.due(), *shrinks])
+        due = min(self._look, self._filler.due())
+        for one in self._models.values():
+            if one.shrink_due < due:
+                due = one.shrink_due
+        return due
 
     # --- requests -------------------------------------------------------------------------------
     def arrives(

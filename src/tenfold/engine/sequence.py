@@ -25,9 +25,9 @@ class TokenBuffer:
     """A growing int32 array: the prompt, then what was generated."""
 
     def __init__(self, prompt: Seq[int]) -> None:
-        self._data = np.empty(len(prompt) + 64, dtype=np.int32)
-        self._data[: len(prompt)] = prompt
         self.length = len(prompt)
+        self._data = np.empty(self.length + 64, dtype=np.int32)
+        self._data[: self.length] = prompt
         self.first = int(self._data[0]) if self.length else 0
 
     def append(self, token: int) -> None:
@@ -83,7 +83,7 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.age = (self.request.priority, self.waiting.order)
-        self.prompt_tokens = len(self.request.prompt) - self.request.continued
+        self.prompt_tokens = self.waiting.prompt_tokens
         if self.request.continued:
             self.billed = self.prompt_tokens
 

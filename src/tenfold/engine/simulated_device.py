@@ -68,6 +68,8 @@ class SimulatedDevice:
         self._prices = Prices()
         self._models: dict[str, ModelPages] = {}
         self._weights: dict[str, CountedWeights] = {}
+        self._own_pages: set[CountingPages] = set()
+        """Models' own, in place of the device's."""
         self._promises: dict[CountingPages, Reservations] = {}
 
     def attach(
@@ -116,6 +118,7 @@ class SimulatedDevice:
             facts, batcher, model.executor, clock, lambda: self._free(name), counts, weights
         )
         self._models[name], self._weights[name] = pages, weights
+        self._find_own_pages()
         engine.attach(name, instance, model.options)
         return instance
 
@@ -123,6 +126,10 @@ class SimulatedDevice:
         pages = self._models.pop(name)
         pages.whole.used -= pages.used
         del self._weights[name]
+        self._find_own_pages()
+
+    def _find_own_pages(self) -> None:
+        self._own_pages = {one.whole for one in self._models.values()} - {self.pages}
 
     def _cache(self, model: SimulatedModel, pages: ModelPages, weights: CountedWeights) -> KVCache:
         settings = self.settings
@@ -179,8 +186,11 @@ class SimulatedDevice:
         raise OutOfMemory(f"{self.name} is simulated and loads nothing; attach {command.name}")
 
     def budget(self) -> Budget:
-        wholes = {self.pages, *(pages.whole for pages in self._models.values())}
-        return Budget(sum(p.capacity for p in wholes), sum(p.available() for p in wholes))
+        capacity, free = self.pages.capacity, self.pages.available()
+        for pages in self._own_pages:
+            capacity += pages.capacity
+            free += pages.available()
+        return Budget(capacity, free)
 
     def pages_of(self, name: str) -> int:
         return self._models[name].used if name in self._models else 0

@@ -151,12 +151,9 @@ class KVCache:
         ``tokens`` and ``hashes`` describe the whole sequence and must reach ``computed``. Raises
         ValueError when ``computed`` runs back or past what is reserved.
         """
-        if seq.closed:
-            _check_open(seq)
-        full = computed // self.block_tokens
-        if full * self.block_tokens < seq.computed <= computed and not self._windows:
-            seq.computed = computed  # inside a block that is reserved: nothing else changes
+        if self.advance_inside(seq, computed):
             return
+        full = computed // self.block_tokens
         if not seq.computed <= computed <= self._reserved(seq):
             raise ValueError(
                 f"computed {computed} is not between {seq.computed} (computed before) and "
@@ -174,6 +171,17 @@ class KVCache:
         seq.computed = computed
         for group in self._windows:
             self._slide(seq, group, self.tree.window_start(group, computed))
+
+    def advance_inside(self, seq: SequenceKV, computed: int) -> bool:
+        """``advance`` as far as it needs no tokens: within a block that was begun, which most steps
+        are. False: nothing is done, the whole ``advance`` is to be called."""
+        if seq.closed:
+            _check_open(seq)
+        start = computed - computed % self.block_tokens
+        if not start < seq.computed <= computed or self._windows:
+            return False
+        seq.computed = computed
+        return True
 
     def trim(self, seq: SequenceKV, upto: int) -> None:
         """Give back the blocks that only positions from ``upto`` on would use.
@@ -258,6 +266,8 @@ class KVCache:
     def _blocks_for(self, tokens: int) -> list[int]:
         """Blocks of each group behind so many tokens."""
         blocks = -(-tokens // self.block_tokens)
+        if not self._windows:
+            return [blocks] * len(self.ledgers)
         return [
             min(blocks, self._windows[group] // self.block_tokens + 2)
             if group in self._windows
@@ -271,10 +281,7 @@ class KVCache:
         Every group is taken to need all tokens, so it is low for long sequences of sliding groups.
         """
         if len(self.ledgers) == 1:
-            ledger = self.ledgers[0]
-            fresh = ledger.source.available() * ledger.page_bytes // ledger.block_bytes
-            free = min(ledger.ready + fresh, ledger.free)
-            return (free + self.tree.idle[0]) * self.block_tokens
+            return (self.ledgers[0].within_reach + self.tree.idle[0]) * self.block_tokens
         pages = min(ledger.source.available() for ledger in self.ledgers)
         page_bytes = self.ledgers[0].page_bytes
         fresh = pages * page_bytes // sum(ledger.block_bytes for ledger in self.ledgers)
@@ -309,7 +316,10 @@ class KVCache:
         return seq
 
     def _reserved(self, seq: SequenceKV) -> int:
-        return min([table.size for table in seq.tables]) * self.block_tokens
+        tables = seq.tables
+        if len(tables) == 1:
+            return tables[0].size * self.block_tokens
+        return min([table.size for table in tables]) * self.block_tokens
 
     def _take(self, group: int, n: int) -> list[int] | None:
         """Blocks from the ledger, or evicted ones handed over without unmapping their pages."""
@@ -349,8 +359,10 @@ class KVCache:
         """Hand newly full blocks to the tree; take the tree's where it has them."""
         assert seq.node is not None
         low, high = seq.kept, seq.kept + len(hashes)
-        offered = [table.view()[low:high].copy() for table in seq.tables]
         fresh = hashes[0] not in seq.node.children  # then the tree takes all blocks as they are
+        offered = [table.view()[low:high] for table in seq.tables]
+        if not fresh:
+            offered = [ids.copy() for ids in offered]
         node, end = self.tree.insert(seq.node, tokens, hashes, offered)
         assert node is not None
         self.tree.lock(node, above=seq.node)

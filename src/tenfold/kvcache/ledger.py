@@ -38,6 +38,16 @@ class _Bucket:
             self._listed[block] = 1
             heappush(self._heap, block)
 
+    def pop_many(self, most: int) -> list[int]:
+        """The lowest listed blocks, at most so many."""
+        found: list[int] = []
+        while self._heap and len(found) < most:
+            block = heappop(self._heap)
+            self._listed[block] = 0
+            if self._states[block] == self._kind:
+                found.append(block)
+        return found
+
     def pop(self) -> int | None:
         while self._heap:
             block = heappop(self._heap)
@@ -94,6 +104,14 @@ class PageLedger:
         return self._counts[_READY]
 
     @property
+    def within_reach(self) -> int:
+        """Free blocks that could be had with all the pages that ``source`` has, no others' freed:
+        an estimate, high by those that lie partly in mapped pages."""
+        fresh = self.source.available() * self.page_bytes // self.block_bytes
+        counts = self._counts
+        return min(counts[_READY] + fresh, self.blocks - counts[_LIVE])
+
+    @property
     def partly(self) -> int:
         """Free blocks of which some pages are mapped and some not."""
         return self._counts[_PARTLY]
@@ -109,21 +127,28 @@ class PageLedger:
         """
         if n > self.free:
             return None
-        taken: list[int] = []
+        taken = self._take_ready(n)
         fresh: list[int] = []
-        for _ in range(n):
-            block = self._pop()
-            self._acquire(block, fresh)
-            taken.append(block)
+        known = 0
+        while len(taken) < n:
+            if known < len(fresh):  # what else lies there goes before other blocks
+                self._reclassify(fresh[known:])
+                known = len(fresh)
+                taken += self._take_ready(n - len(taken))
+            else:
+                taken.append(self._take_unmapped(fresh))
         if not fresh:
             return taken
-        mapped = False
+        mapped, live = False, self.used
         try:
             mapped = self.source.map(fresh)
         finally:
             if not mapped:
-                self._undo(taken, fresh)
-        return taken if mapped else None
+                self._undo(taken, fresh, known if live == self.used else len(fresh))
+        if not mapped:
+            return None
+        self._reclassify(fresh[known:])
+        return taken
 
     def give(self, blocks: Iterable[int]) -> int:
         """Free these live blocks and return how many pages that unmapped.
@@ -137,6 +162,7 @@ class PageLedger:
                 self._release(block, gone)
         finally:
             if gone:
+                self._reclassify(gone)
                 self.source.unmap(gone)
         return len(gone)
 
@@ -203,52 +229,78 @@ class PageLedger:
             problems.append(f"free blocks in the wrong bucket: {wrong[:8]}")
         return problems
 
-    def _pop(self) -> int:
-        for kind in (_READY, _PARTLY, _COLD):
-            if self._counts[kind] and (block := self._buckets[kind].pop()) is not None:
-                return block
-        raise AssertionError("free blocks are counted but none is in a bucket")
+    def _take_ready(self, most: int) -> list[int]:
+        """Make blocks live whose pages are mapped, at most so many."""
+        if not self._counts[_READY]:
+            return []
+        taken = self._buckets[_READY].pop_many(most)
+        self._counts[_READY] -= len(taken)
+        self._counts[_LIVE] += len(taken)
+        states, refs = self._states, self._page_refs
+        size, length = self.page_bytes, self.block_bytes
+        for block in taken:
+            states[block] = _LIVE
+            start = block * length
+            for page in range(start // size, (start + length - 1) // size + 1):
+                refs[page] += 1
+        return taken
 
-    def _acquire(self, block: int, fresh: list[int]) -> None:
+    def _take_unmapped(self, fresh: list[int]) -> int:
+        """Make a block live whose pages are not all mapped. Those that nothing touched before join
+        ``fresh``; the other blocks in them are to be reclassified."""
+        for kind in (_PARTLY, _COLD):
+            if self._counts[kind] and (block := self._buckets[kind].pop()) is not None:
+                break
+        else:
+            raise AssertionError("free blocks are counted but none is in a bucket")
         states, refs = self._states, self._page_refs
         self._counts[states[block]] -= 1
         self._counts[_LIVE] += 1
         states[block] = _LIVE
-        first_touched = len(fresh)
         for page in self.pages_of(block):
             refs[page] += 1
             if refs[page] == 1:
                 fresh.append(page)
-        if len(fresh) == first_touched:
-            return
-        self.mapped_pages += len(fresh) - first_touched
-        for page in fresh[first_touched:]:
-            self._reclassify(page)
+                self.mapped_pages += 1
+        return block
 
     def _release(self, block: int, gone: list[int]) -> None:
+        """Free a live block. Pages that nothing touches any more join ``gone``; all blocks in them
+        are to be reclassified."""
+        refs = self._page_refs
         self._set(block, _READY)
-        first_gone = len(gone)
         for page in self.pages_of(block):
-            self._page_refs[page] -= 1
-            if self._page_refs[page] == 0:
+            refs[page] -= 1
+            if refs[page] == 0:
                 gone.append(page)
-        self.mapped_pages -= len(gone) - first_gone
-        for page in gone[first_gone:]:
-            self._reclassify(page)
+                self.mapped_pages -= 1
 
-    def _undo(self, taken: list[int], never_mapped: list[int]) -> None:
+    def _undo(self, taken: list[int], never_mapped: list[int], known: int) -> None:
+        """Free blocks whose pages were not mapped. Of those pages, what else lies in the ones from
+        ``known`` on has not been touched."""
         gone: list[int] = []
         for block in taken:
             self._release(block, gone)
+        self._reclassify(set(gone).difference(never_mapped[known:]))
+        for block in taken:
+            self._set(block, self._classify(block))
         # While the source looked for memory it may have had other blocks of these pages given back.
         mapped = set(gone) - set(never_mapped)
         if mapped:
             self.source.unmap(sorted(mapped))
 
-    def _reclassify(self, page: int) -> None:
-        for block in self.blocks_of(page):
-            if self._states[block] != _LIVE:
-                self._set(block, self._classify(block))
+    def _reclassify(self, pages: Iterable[int]) -> None:
+        """These pages were mapped or unmapped: file the free blocks in them anew."""
+        states, size, length = self._states, self.page_bytes, self.block_bytes
+        for page in pages:
+            kind = _READY if self._page_refs[page] else _COLD
+            start, stop = page * size, (page + 1) * size
+            for block in range(-(-start // length), min(stop // length, self.blocks)):
+                if states[block] != _LIVE:
+                    self._set(block, kind)
+            for block in {start // length, stop // length}:  # they lie in other pages, too
+                if block < self.blocks and states[block] != _LIVE:
+                    self._set(block, self._classify(block))
 
     def _classify(self, block: int) -> int:
         pages = self.pages_of(block)

@@ -38,10 +38,10 @@ class Node:
     last_access: int = 0
     holds: int = 0
     """Roots only: watchers that need this root to stay although it may be empty."""
+    end: int = field(init=False)
 
-    @property
-    def end(self) -> int:
-        return self.start + len(self.hashes)
+    def __post_init__(self) -> None:
+        self.end = self.start + len(self.hashes)
 
     @property
     def evictable(self) -> bool:
@@ -87,6 +87,7 @@ class Node:
         """Lengthen the node at its end."""
         self.tokens = np.concatenate((self.tokens, tokens))
         self.hashes.extend(hashes)
+        self.end += len(hashes)
         self.blocks = [np.concatenate(pair) for pair in zip(self.blocks, blocks, strict=True)]
         for group, pins in self.pins.items():
             self.pins[group] = np.concatenate((pins, np.zeros(len(hashes), dtype=np.int32)))
@@ -96,6 +97,7 @@ class Node:
         hashes, blocks = self.hashes[keep:], [ids[keep:] for ids in self.blocks]
         self.tokens = self.tokens[: keep * block_tokens].copy()
         del self.hashes[keep:]
+        self.end = self.start + keep
         self.blocks = [ids[:keep].copy() for ids in self.blocks]
         self.pins = {group: pins[:keep].copy() for group, pins in self.pins.items()}
         return hashes, blocks

@@ -92,7 +92,15 @@ class PrefixMap:
             found = self._where.get(after)
             if found is None:
                 return
-            node = self._head(found, found.hashes.index(after) + 1)
+            if found.hashes[-1] != after:
+                node = self._head(found, found.hashes.index(after) + 1)
+            elif self._extends(found, bit, 0) and self._where.keys().isdisjoint(hashes):
+                self._lengthen(found, hashes)
+                self._touch(found)
+                self._trim()
+                return
+            else:
+                node = found
             changed = []
             above = node
             while above.parent is not None and not above.held & bit:
@@ -176,8 +184,12 @@ class PrefixMap:
             if child is None:
                 rest = list(hashes[at:])
                 if self._where.keys().isdisjoint(rest):  # else: other tokens with an equal hash
-                    node = self._grow(node, rest, bit if held else 0, 0 if held else bit)
-                    changed.append(node)
+                    holds, hopes = (bit, 0) if held else (0, bit)
+                    if self._extends(node, holds, hopes):
+                        self._lengthen(node, rest)
+                    else:
+                        node = self._grow(node, rest, holds, hopes)
+                        changed.append(node)
                 break
             shared = _common(child.hashes, hashes, at)
             at += shared
@@ -198,6 +210,15 @@ class PrefixMap:
             if run.parent is not None:
                 self._absorb(run.parent)
         self._trim()
+
+    def _extends(self, node: _Run, held: int, hoped: int) -> bool:
+        """Whether new blocks of these workers behind a run are just more of it."""
+        same = node.held == held and node.hoped == hoped
+        return same and not node.children and node.parent is not None
+
+    def _lengthen(self, node: _Run, hashes: Sequence[int]) -> None:
+        node.hashes += hashes
+        self._where.update(dict.fromkeys(hashes, node))
 
     def _grow(self, parent: _Run, hashes: list[int], held: int, hoped: int) -> _Run:
         node = _Run(parent, hashes, held, hoped)

@@ -117,7 +117,7 @@ class RadixTree:
         It must end behind blocks of every sliding group that cover the last ``window`` tokens.
         """
         previous = -1
-        while at != previous:
+        while at != previous and self.windows:
             previous = at
             for group in self.windows:
                 at = self._covered(node, group, at)
@@ -129,6 +129,8 @@ class RadixTree:
 
     def gather(self, node: Node, group: int, low: int, high: int) -> IntArray:
         """The group's block numbers of blocks [low, high) on the path to ``node``."""
+        if node.start <= low and high <= node.end:
+            return node.blocks[group][low - node.start : high - node.start].copy()
         out = np.full(high - low, -1, dtype=np.int32)
         for part, span in node.spans(low, high):
             first = part.start + span.start - low
@@ -186,15 +188,15 @@ class RadixTree:
         """New blocks behind ``node``: the node itself grows where nobody else ends at its end."""
         first = node.end
         if may_grow and node.parent is not None and not node.children:
-            self._leave_counts(node)
             node.append(tokens, hashes, blocks)
         else:
             parent = node
             node = self._node(parent.namespace, parent, first, tokens, hashes, blocks)
             parent.children[hashes[0]] = node
             self._order.offer_leaf(node)
-        self._enter_counts(node)
-        self._order.offer_slid(node)
+        self._count_new(node, blocks)
+        if self.windows:
+            self._order.offer_slid(node)
         for listener in self.listeners:
             listener.on_insert(node, first)
         return node
@@ -218,22 +220,24 @@ class RadixTree:
     def lock(self, node: Node, above: Node | None = None) -> None:
         """Keep the path down to ``node``, from below ``above``, an ancestor locked already."""
         self._clock += 1
-        for part in node.path():
-            if part is above:
-                break
+        part: Node | None = node
+        while part is not None and part is not above:
             part.last_access = self._clock
             if part.lock == 0:
                 self._count_path_idle(part, -1)
             part.lock += 1
+            part = part.parent
 
     def unlock(self, node: Node) -> None:
         """Let go of a path that was locked; what nobody else locks can be evicted."""
         self._clock += 1
-        for part in node.path():
+        part: Node | None = node
+        while part is not None:
             part.last_access = self._clock
             part.lock -= 1
             if part.lock == 0:
                 self._count_path_idle(part, +1)
+            part = part.parent
         self._order.offer_leaf(node)
         self.release_root(node.namespace)
 
@@ -360,6 +364,14 @@ class RadixTree:
         for group in range(self.groups):
             if group not in self.windows:  # such a group holds every block of its nodes
                 self.idle[group] += sign * len(node.hashes)
+
+    def _count_new(self, node: Node, blocks: list[IntArray]) -> None:
+        """Blocks that the node just got; no window covers any yet."""
+        for group, ids in enumerate(blocks):
+            new = int(np.count_nonzero(ids >= 0)) if group in self.windows else len(ids)
+            self.held[group] += new
+            if group in self.windows or not node.lock:
+                self.idle[group] += new
 
     def _leave_counts(self, node: Node) -> None:
         self._count(node, -1)

@@ -27,6 +27,7 @@ class _Watch:
     node: Node
     blocks: int = 0
     next_hash: int | None = None
+    filed: bool = False
     usable: int = -1
     """Of ``blocks``, how many a sequence could go on from; -1 when not known."""
 
@@ -141,7 +142,9 @@ class MatchIndex:
         self._file(watch, match.node, match.blocks)
 
     def _file(self, watch: _Watch, node: Node, blocks: int) -> None:
-        self._unfile(watch)
+        if watch.filed:
+            self._unfile(watch)
+        watch.filed = True
         watch.node, watch.blocks = node, blocks
         self._at[node].add(watch)
         if blocks == node.end and blocks < len(watch.hashes):

@@ -162,34 +162,40 @@ class Deficits:
         """A request of the client waits."""
         leaf = self._leaf(client)
         self._idle.pop(leaf, None)
-        for node in leaf.path():
+        node = leaf
+        while node.parent is not None:  # ``path``, here and below: many come and go
             node.queued += 1
             if node.queued == 1:
                 self._settle(node)
                 node.began = node.q
                 self._file(node)
+            node = node.parent
 
     def unqueue(self, client: str, now: float = 0.0) -> None:
         """One of them waits no more."""
-        leaf = self._leaf(client)
-        for node in leaf.path():
+        node = leaf = self._leaf(client)
+        while node.parent is not None:
             node.queued -= 1
             if not node.queued:
                 self._file(node)
+            node = node.parent
         self._rest(leaf, now)
 
     def start(self, client: str) -> None:
         """A request of the client runs for the first time."""
         leaf = self._leaf(client)
         self._idle.pop(leaf, None)
-        for node in leaf.path():
+        node = leaf
+        while node.parent is not None:
             node.running += 1
+            node = node.parent
 
     def stop(self, client: str, now: float = 0.0) -> None:
         """A request that had started has ended."""
-        leaf = self._leaf(client)
-        for node in leaf.path():
+        node = leaf = self._leaf(client)
+        while node.parent is not None:
             node.running -= 1
+            node = node.parent
         self._rest(leaf, now)
 
     def _rest(self, leaf: Account, now: float) -> None:
@@ -202,9 +208,10 @@ class Deficits:
 
     def expire(self, now: float) -> None:
         """Forget clients that have been idle for a while and owe nothing."""
-        for leaf, since in list(self._idle.items()):
+        while self._idle:  # they are in the order in which they became idle
+            leaf, since = next(iter(self._idle.items()))
             if now - since < IDLE_SECONDS:
-                return  # they are in the order in which they became idle
+                return
             self._settle(leaf)
             del self._idle[leaf]
             if leaf.q >= 0:
@@ -345,7 +352,7 @@ class Deficits:
         assert parent is not None
         if not node.queued:
             self._unfile(node)
-        elif node.credit > 0:
+        elif node.q > node.pledged:
             parent.positive[node] = None
             if node.is_group:
                 parent.groups[node] = None

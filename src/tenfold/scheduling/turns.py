@@ -36,7 +36,7 @@ class Turns:
 
     def spent(self, name: str, seconds: float) -> None:
         """``name``, of the last order, ran for so long; those before it could not run."""
-        if name in self._order:
+        if self._order[:1] != [name] and name in self._order:
             self._active.difference_update(self._order[: self._order.index(name)])
         used = self._used.get(name, self._level)
         self._level = max(self._level, used)

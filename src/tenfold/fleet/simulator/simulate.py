@@ -110,13 +110,15 @@ def simulate(
     with _few_collections():
         cluster = _cluster(simulation, workers, held, router, progress)
         outcome = cluster.run(calls(simulation), run.seconds, drain=run.drain)
+        summary = summarise(outcome, run.warm_up)
+        drift = [] if simulation.models else _drift(simulation, workers, outcome)
     homes = cluster.homes
     instances = [one for worker in workers for one in worker.instances.values()]
     return Result(
         costs.about,
         outcome,
-        summarise(outcome, run.warm_up),
-        [] if simulation.models else _drift(simulation, workers, outcome),
+        summary,
+        drift,
         sum(one.totals.steps for one in instances),
         sum(one.batcher.preemptions for one in instances),
         {} if homes is None else _by_model(simulation, workers, homes, outcome),

@@ -157,9 +157,10 @@ class SimulatedWorker:
         self._waits = False
         if not self.engine.has_work and not self._look():
             return False
-        if (only := self._only_one()) is not None:
+        quiet = self.engine.residents.quiet_until()
+        if quiet > self.clock.now() and (only := self._only_one()) is not None:
             ends = only.ahead()
-            self._ahead = ends[: bisect_right(ends, self.engine.residents.due())]
+            self._ahead = ends[: bisect_right(ends, quiet)] if quiet < inf else ends
             if self._ahead:
                 self._leaping = only
                 self._plan_end(self._ahead[-1])
@@ -184,10 +185,9 @@ class SimulatedWorker:
         return False
 
     def _only_one(self) -> LeapingInstance | None:
-        """The model that has work, if no other has any and nothing is to be decided."""
+        """The model that has work, if no other has any and it can leap."""
         busy = [one for one in self.instances.values() if one.has_work]
-        settled = len(busy) == 1 and not self.engine.residents.changed
-        return busy[0] if settled and isinstance(busy[0], LeapingInstance) else None
+        return busy[0] if len(busy) == 1 and isinstance(busy[0], LeapingInstance) else None
 
     def _plan_end(self, due: float | None) -> None:
         self.due = due

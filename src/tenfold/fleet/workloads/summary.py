@@ -40,51 +40,54 @@ def series(run: Run, warm_up: float = 0.0, bins: int = BINS) -> Series:
     of: defaultdict[str, list[Outcome]] = defaultdict(list)
     for one in run.calls:
         of[one.client].append(one)
-    service = {name: np.diff(_given(calls, edges)) for name, calls in sorted(of.items())}
-    computed = {
-        name: service[name] - INPUT_WEIGHT * np.diff(_cached(calls, edges))
-        for name, calls in sorted(of.items())
-    }
+    service, computed = {}, {}
+    for name, calls in sorted(of.items()):
+        given, cached = _given(calls, edges)
+        service[name] = np.diff(given)
+        computed[name] = service[name] - INPUT_WEIGHT * np.diff(cached)
     busy = {name: _busy(calls, edges, run.seconds) for name, calls in sorted(of.items())}
     return Series(edges[1:].tolist(), service, computed, busy)
 
 
-def _given(calls: Sequence[Outcome], edges: Floats) -> Floats:
-    """Service given until each of ``edges``."""
+class _Before:
+    """Sums of what comes at some times up to each edge."""
+
+    def __init__(self, times: Floats, edges: Floats) -> None:
+        self.times = times
+        self.edges = edges
+        self._order = times.argsort(kind="stable")
+        self._places = times[self._order].searchsorted(edges, side="right")
+
+    def sum(self, values: Floats) -> Floats:
+        total = np.zeros(len(values) + 1)
+        values[self._order].cumsum(out=total[1:])
+        return total[self._places]
+
+    def ramp(self, slopes: Floats) -> Floats:
+        """What lines that rise from their times on come to at each edge, together."""
+        return self.sum(slopes) * self.edges - self.sum(slopes * self.times)
+
+
+def _given(calls: Sequence[Outcome], edges: Floats) -> tuple[Floats, Floats]:
+    """Service given until each of ``edges``, and prompt tokens that came from a cache."""
     seen = [one for one in calls if one.first >= 0]
-    first = np.array([one.first for one in seen])
-    last = np.array([one.last for one in seen])
-    output = OUTPUT_WEIGHT * np.array([one.output_tokens for one in seen], dtype=float)
-    prompt = INPUT_WEIGHT * np.array([one.prompt_tokens for one in seen], dtype=float)
+    columns = [
+        (one.first, one.last, one.output_tokens, one.prompt_tokens, one.cached_tokens)
+        for one in seen
+    ]
+    first, last, output, prompt, cached = np.array(columns, dtype=float).reshape(-1, 5).T.copy()
+    output *= OUTPUT_WEIGHT
     flows = last > first
     slope = np.divide(output, last - first, out=np.zeros_like(output), where=flows)
-    at_once = prompt + np.where(flows, 0.0, output)
-    return (
-        _sum_before(first, at_once, edges)
-        + _ramp(first[flows], slope[flows], edges)
-        - _ramp(last[flows], slope[flows], edges)
-    )
-
-
-def _cached(calls: Sequence[Outcome], edges: Floats) -> Floats:
-    """Prompt tokens that came from a cache until each of ``edges``."""
-    seen = [one for one in calls if one.first >= 0]
-    cached = np.array([one.cached_tokens for one in seen], dtype=float)
-    return _sum_before(np.array([one.first for one in seen]), cached, edges)
-
-
-def _sum_before(times: Floats, values: Floats, edges: Floats) -> Floats:
-    """The sum of the values at times up to each edge."""
-    order = np.argsort(times, kind="stable")
-    total = np.concatenate(([0.0], np.cumsum(values[order])))
-    found: Floats = total[np.searchsorted(times[order], edges, side="right")]
-    return found
-
-
-def _ramp(starts: Floats, slopes: Floats, edges: Floats) -> Floats:
-    """What lines that rise from their start on come to at each edge, together."""
-    height = _sum_before(starts, slopes, edges) * edges
-    return height - _sum_before(starts, slopes * starts, edges)
+    at_once = INPUT_WEIGHT * prompt + np.where(flows, 0.0, output)
+    begun = _Before(first, edges)
+    if flows.all():
+        flowing, ended = begun, _Before(last, edges)
+    else:
+        flowing, ended = _Before(first[flows], edges), _Before(last[flows], edges)
+        slope = slope[flows]
+    service = begun.sum(at_once) + flowing.ramp(slope) - ended.ramp(slope)
+    return service, begun.sum(cached)
 
 
 def _busy(calls: Sequence[Outcome], edges: Floats, end: float) -> NDArray[np.bool_]:

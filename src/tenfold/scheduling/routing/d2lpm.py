@@ -38,7 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tenfold.core.settings import RoutingSettings
-from tenfold.kvcache.prefix_map import PrefixMap
+from tenfold.kvcache.prefix_map import PrefixMap, PrefixMatch
 from tenfold.scheduling.routing.base import Routed
 from tenfold.scheduling.routing.router import Flight, PrefixRouter
 from tenfold.scheduling.routing.workers import bits_of
@@ -113,19 +113,21 @@ class D2LPM(PrefixRouter):
             available = self._refill(row, among)
         match = map.match(request.hashes, among)
         number = self.workers.least(match.holders & available or available)
-        charge = self.settings.extend_weight * self._billed(request, map, number)
+        charge = self.settings.extend_weight * self._billed(request, map, match, number)
         self._charge(row, number, charge)
         row.outstanding += 1
         self._idle.pop(request.client, None)
         map.expect(number, request.hashes)
         return Flight(request, number, charge)
 
-    def _billed(self, request: Routed, map: PrefixMap, worker: int) -> int:
-        """Prompt tokens to charge. At least one of a prompt is always computed."""
+    def _billed(self, request: Routed, map: PrefixMap, match: PrefixMatch, worker: int) -> int:
+        """Prompt tokens to charge. At least one of a prompt is always computed. ``match``: the best
+        of all workers."""
         if self.settings.charge_input == "all" or not request.hashes:
             return request.prompt_tokens
-        matched = map.match(request.hashes, 1 << worker).blocks
-        return max(1, request.prompt_tokens - matched * request.block_tokens)
+        if not match.holders >> worker & 1:
+            match = map.match(request.hashes, 1 << worker)
+        return max(1, request.prompt_tokens - match.blocks * request.block_tokens)
 
     def _refill(self, row: Row, among: int) -> int:
         """Rounds until the client has credit at one of the workers; where it has some then."""
