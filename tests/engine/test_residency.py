@@ -220,7 +220,7 @@ def test_what_a_paused_model_runs_goes_on_with_its_keys_and_values(
     weights = {one.name: one.image_pages for one in whole.stats().models}
     scratch = whole.stats().scratch_pages
     whole.engine.close()
-    host = Host({}, weights["gemma"] + 2 * scratch + 40, tmp_path)
+    host = Host({}, weights["gemma"] + 2 * scratch + 8, tmp_path)
     for name in ("gemma", "moe"):
         host.load(name, paths[name], asleep=True)
     host.ask("gemma0", "gemma", 200)
