@@ -22,9 +22,13 @@ Admission = Literal["optimistic", "reserve"]
 QUANTUM = 4000.0
 """Q^u of every DLPM row: the one at which the paper's Figure 1 keeps 93 % of LPM's speed."""
 
-TREES = 96
-"""Trees of thoughts that a client has under way in simulated cells: the paper's service rates and
-medians, multiplied (Little's law), give 88 for D2LPM and 97 for VTC."""
+TREES = 384
+"""Trees of thoughts that a client has under way in simulated cells: four times what the paper's
+service rates and medians give, multiplied (Little's law). With a quarter of them caches hold most
+of what VTC brings together again, and it loses less."""
+
+MAX_RUNNING = 1024
+"""Of a simulated worker: memory is what bounds it."""
 
 
 @dataclass(slots=True, frozen=True)
@@ -141,14 +145,13 @@ def simulated_cells() -> list[Cell]:
     return [
         Cell(
             "tree-of-thoughts, S1, 8 workers",
-            f"3 clients with {TREES} trees each under way, about what the published rates and "
-            "medians imply; client 0 branches by 4, the others by 2",
+            f"3 clients with {TREES} trees each under way; client 0 branches by 4, the others by 2",
             (TreeOfThoughts(clients=3, concurrent=TREES, scenario="requests"),),
             "tree-0",
             workers=8,
-            seconds=150.0,
-            max_running=256,
-            worker_quantum=80_000.0,
+            seconds=200.0,
+            max_running=MAX_RUNNING,
+            worker_quantum=160_000.0,
         ),
         Cell(
             "tree-of-thoughts, S2, 8 workers",
@@ -157,9 +160,9 @@ def simulated_cells() -> list[Cell]:
             (TreeOfThoughts(clients=3, concurrent=TREES, scenario="prefix"),),
             "tree-0",
             workers=8,
-            seconds=150.0,
-            max_running=256,
-            worker_quantum=80_000.0,
+            seconds=200.0,
+            max_running=MAX_RUNNING,
+            worker_quantum=160_000.0,
         ),
         Cell(
             "LLM as judge, S1, 8 workers",
@@ -168,7 +171,7 @@ def simulated_cells() -> list[Cell]:
             "judge-0",
             workers=8,
             seconds=150.0,
-            max_running=256,
+            max_running=MAX_RUNNING,
             worker_quantum=160_000.0,
         ),
         Cell(
@@ -179,7 +182,7 @@ def simulated_cells() -> list[Cell]:
             "qa-0",
             workers=8,
             seconds=300.0,
-            max_running=256,
+            max_running=MAX_RUNNING,
             worker_quantum=1_280_000.0,
         ),
         Cell(
@@ -190,7 +193,7 @@ def simulated_cells() -> list[Cell]:
             "qa-0",
             workers=2,
             seconds=1200.0,
-            max_running=256,
+            max_running=MAX_RUNNING,
             worker_quantum=1_280_000.0,
         ),
     ]
