@@ -214,7 +214,7 @@ class ModelMoved:
 @dataclass(slots=True)
 class Decision:
     """One decision about memory or turns, and why. ``at``: seconds of the host's monotonic clock.
-    ``kind``: "wake", "sleep", "limit", "drain", "migrate", or a rung of the ladder. ``pages``: what
+    ``kind``: "wake", "sleep", "pause", "limit", "drain", "migrate", or a rung of the ladder. ``pages``: what
     moved; ``seconds``: what it took."""
 
     at: float

@@ -1,7 +1,9 @@
 """Each model by itself: how fast it answers and what it weighs; targets and budgets follow.
 
 A target is ``TTFT_SCALE`` times the 95th percentile that the model has alone, one request at a
-time, over the lengths of the trace (the Prism paper's way to set them, section 7.1).
+time, over the lengths of the trace (the Prism paper's way to set them, section 7.1). For the time
+between tokens the paper takes twice that: on its devices one more decode row is all but free. On
+two cores it is not, eight rows take three times as long as one, and ``TPOT_SCALE`` is 5 as well.
 """
 
 from __future__ import annotations
