@@ -11,6 +11,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14 p
 
 BIN := .venv/bin
 READY := .venv/.installed
+RAY := .venv/.ray
 NATIVE := $(shell find native -type f 2>/dev/null)
 # The models that the tests run on, beside tiny ones with seeded weights.
 TEST_MODELS := smollm2-135m gemma3-270m minilm-l6
@@ -43,7 +44,12 @@ models: $(READY) ## fetch the models the tests run on (this agrees to the Gemma 
 test: models ## run the tests that take less than five seconds each
 	$(BIN)/pytest -q -n 2 --dist worksteal
 
-test-all: models ## run the slow tests too
+# Ray is large, and only its own tests want it.
+$(RAY): $(READY)
+	@$(BIN)/pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e ".[ray]" >&2
+	@touch $@
+
+test-all: models $(RAY) ## run the slow tests too
 	$(BIN)/pytest -q -n 2 --dist worksteal -m "not gpu"
 
 # Needs a compiler and cmake, no .venv.

@@ -214,8 +214,8 @@ class ModelMoved:
 @dataclass(slots=True)
 class Decision:
     """One decision about memory or turns, and why. ``at``: seconds of the host's monotonic clock.
-    ``kind``: "wake", "sleep", "pause", "limit", "drain", "migrate", or a rung of the ladder. ``pages``: what
-    moved; ``seconds``: what it took."""
+    ``kind``: "wake", "sleep", "pause", "limit", "drain", "migrate", or a rung of the ladder.
+    ``pages``: what moved; ``seconds``: what it took."""
 
     at: float
     kind: str
