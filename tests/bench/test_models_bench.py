@@ -101,7 +101,7 @@ def test_budgets_follow_from_weights_and_the_longest_requests() -> None:
     found = budgets(alone, rows, 10)
     assert found["A"] == 600 + 0.25 * 2 * 100 * 10 * 2 + 7
     assert found["B"] == 200 + 7
-    assert alone["a"].target == Target(0.5, 0.04)
+    assert alone["a"].target == Target(0.5, 0.1)
     assert Alone.from_json(json.loads(json.dumps(alone["a"].to_json()))) == alone["a"]
 
 

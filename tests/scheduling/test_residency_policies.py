@@ -257,6 +257,19 @@ def test_who_is_late_waits_for_what_can_be_on_time_until_it_is_overdue() -> None
     assert world.slept == ["a"] and world.models["b"].awake
 
 
+def test_who_runs_and_lacks_pages_has_those_of_idle_models() -> None:
+    """Of those idle past the threshold; of any for a first token that can be on time."""
+    for idle, due, slept in ((10.0, inf, []), (50.0, inf, ["b"]), (10.0, 101.0, ["b"])):
+        world = World(policy("elastic"), 22, {"a": 10, "b": 10})
+        for one in world.models.values():
+            one.state, one.last_used = "resident", 100.0 - idle
+        world.now, world.ends["a"] = 100.0, 109.0
+        view = world.view()
+        view.models["a"].wanted_pages, view.models["a"].deadline = 5, due
+        found = world.policy.decide(view)
+        assert [one.model for one in found if isinstance(one, Sleep)] == slept
+
+
 def test_floors_keep_pages_from_others_limits() -> None:
     world = World(policy("elastic"), 100, {"a": 10, "b": 20})
     world.models["a"].floor_pages = 15

@@ -287,10 +287,11 @@ class Residents:
 
     def _view(self) -> DeviceView:
         pages = self._memory.budget()
-        asleep = any(o.state != "resident" and o.instance.has_work for o in self._models.values())
+        queue = any(o.state != "resident" and o.instance.has_work for o in self._models.values())
+        queue = queue or any(self._lacks(name) for name in self._models)
         ladder = self.settings.ladder
         models = {
-            name: one.view(self._page_bytes, self._kv_pages(name), ladder, queue=asleep)
+            name: one.view(self._page_bytes, self._kv_pages(name), ladder, queue=queue)
             for name, one in self._models.items()
             if one.gone is None
         }

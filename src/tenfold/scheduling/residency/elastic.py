@@ -242,12 +242,16 @@ class _Room:
         return now >= begin
 
     def relieve(self) -> None:
-        """Models that run and lack pages get those of models without work, idle for longest
-        first."""
-        short = sum(one.wanted_pages for one in self.models if self._stays(one)) - self.free
+        """Models that run and lack pages get those of models without work, idle for longest first:
+        those idle past the threshold, and any where a first token that can be on time waits."""
+        stay = [one for one in self.models if self._stays(one)]
+        short = sum(one.wanted_pages for one in stay) - self.free
         if short <= 0:
             return
         idle = self._idle()
+        if all(one.deadline == inf for one in stay if one.wanted_pages):
+            threshold = self.settings.idle_seconds
+            idle = [one for one in idle if self.device.now - one.last_used >= threshold]
         for one in _enough(idle, short) or idle:
             idle_for = self.device.now - one.last_used
             self.sleep(one, f"pages are short and it had no request for {idle_for:.1f} s")
