@@ -71,6 +71,8 @@ class PinnedWeights:
         self._took = perf_counter() - began
 
     def unmap(self) -> None:
+        if not self.space.mapped_pages:
+            return
         if self._host is None and self._whole:
             self._host = self._copies.pinned(self.space.nbytes)
             self._copy(self._host, self._bytes())

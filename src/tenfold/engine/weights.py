@@ -87,8 +87,7 @@ class PackedWeights:
         self._took = perf_counter() - began
 
     def unmap(self) -> None:
-        if self.space.mapped_pages:
-            self.space.unmap(range(self.space.pages))
+        self.space.unmap_all()
 
     def leave_host(self) -> None:
         """In the background: what is not on the disk yet is written there first."""
