@@ -6,6 +6,7 @@ TTFT is measured from arrival to the first token as the worker made it, TPOT is 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import inf
 
@@ -92,25 +93,22 @@ class Goals:
 
     def next_due(self, now: float) -> float:
         """When the next first token is due that is not late yet; infinity for none."""
-        if not self.unanswered:
-            return inf
-        open_ = (
-            goal.arrival + goal.ttft
-            for goal in self._live.values()
-            if goal.ttft is not None and goal.first is None
-        )
-        return min((due for due in open_ if due >= now), default=inf)
+        found = (arrival + ttft for arrival, ttft in self._unanswered())
+        return min((due for due in found if due >= now), default=inf)
 
     def overdue_at(self, max_wait: float) -> float:
         """When the first request without a first token has waited ``max_wait`` times its target;
         infinity for none."""
+        found = (arrival + max_wait * ttft for arrival, ttft in self._unanswered())
+        return min(found, default=inf)
+
+    def _unanswered(self) -> Iterator[tuple[float, float]]:
+        """Arrival and TTFT target of the requests whose first token has not come."""
         if not self.unanswered:
-            return inf
-        return min(
-            goal.arrival + max_wait * goal.ttft
-            for goal in self._live.values()
-            if goal.ttft is not None and goal.first is None
-        )
+            return
+        for goal in self._live.values():
+            if goal.ttft is not None and goal.first is None:
+                yield goal.arrival, goal.ttft
 
     def watch(self, request: EngineRequest) -> None:
         """The request is queued. The first token of one that is continued has come already."""

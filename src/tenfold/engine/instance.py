@@ -151,7 +151,7 @@ class GenerateInstance:
 
     @property
     def has_work(self) -> bool:
-        return bool(self.batcher.sequences)
+        return self.batcher.has_work
 
     @property
     def running(self) -> int:

@@ -238,8 +238,10 @@ class _Room:
             return True
         left = EAGERNESS * max(0.0, model.deadline - model.oldest)
         begin = model.deadline - max(left, WAKES_LEFT * model.wake_seconds)
-        self.again = min(self.again, max(begin, now)) if begin > now else self.again
-        return now >= begin
+        if begin <= now:
+            return True
+        self.again = min(self.again, begin)
+        return False
 
     def relieve(self) -> None:
         """Models that run and lack pages get those of models without work, idle for longest first:
