@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenfold.bench.models import simulated
-from tenfold.bench.models.alone import Alone, budgets
+from tenfold.bench.models.alone import Alone, budgets, representative
 from tenfold.bench.models.command import Files, compare_models
 from tenfold.bench.models.curves import Estimate, Rival, best, sustained, trace_of_load
 from tenfold.bench.models.fleet import FLEET, TINY_FLEET, sources
@@ -51,6 +51,14 @@ def test_what_comes_back_above_a_level_later_does_not_count() -> None:
 def test_a_higher_level_is_never_sustained_longer(curve: dict[int, float], level: float) -> None:
     loads = {float(load): share for load, share in curve.items()}
     assert 0.0 <= sustained(loads, level) <= sustained(loads, level / 2) <= max(loads)
+
+
+def test_lengths_that_stand_for_a_trace_have_its_quantiles() -> None:
+    rows = [Asked(float(n), "m", "c", (7 * n) % 1000 + 1, 5) for n in range(1000)]
+    chosen = representative(rows, 50)
+    assert sorted(row.prompt for row in chosen) == [20 * n + 11 for n in range(50)]
+    assert [row.at for row in chosen] == sorted(row.at for row in chosen)
+    assert representative(rows[:3], 50) == rows[:3]
 
 
 def test_estimates_are_of_seeds_and_rivals_are_ranked() -> None:

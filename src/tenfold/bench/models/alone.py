@@ -26,7 +26,9 @@ from tenfold.fleet.workloads.trace import Asked, Speaker
 
 TTFT_SCALE, TPOT_SCALE = 5.0, 5.0
 
-MOST_CALLS, FEWEST_CALLS = 60, 20
+CALLS = 60
+"""Of each model, spread evenly over the lengths of the trace: the first so many of it would leave
+the 95th percentile to chance."""
 
 KV_SHARE = 0.25
 """Budget A: all weights, and so much of the peak of keys and values."""
@@ -62,18 +64,24 @@ class Alone:
 def measure_alone(
     machine: Machine, rows: Sequence[Asked], before: Before
 ) -> Iterator[tuple[str, Alone]]:
-    """Every member of the fleet with its own lengths of the trace; two names of one source are
-    measured once."""
+    """Every member of the fleet with the lengths of the trace, which are alike for all; two names
+    of one source are measured once."""
     known: dict[str, Alone] = {}
+    typical = representative(rows, CALLS)
     for member in machine.fleet:
         if member.source not in known:
-            mine = [row for row in rows if row.model == member.name]
-            if len(mine) < FEWEST_CALLS:  # an unpopular one: others' lengths are as good
-                mine = list(rows)
-            known[member.source] = asyncio.run(
-                _alone(machine, member.name, mine[:MOST_CALLS], before)
-            )
+            known[member.source] = asyncio.run(_alone(machine, member.name, typical, before))
         yield member.name, known[member.source]
+
+
+def representative(rows: Sequence[Asked], count: int) -> list[Asked]:
+    """As many of the rows, or all, at even steps of the order by prompt length; by time."""
+    ordered = sorted(rows, key=lambda row: (row.prompt, row.at))
+    count = min(count, len(ordered))
+    return sorted(
+        (ordered[int((n + 0.5) * len(ordered) / count)] for n in range(count)),
+        key=lambda row: row.at,
+    )
 
 
 async def _alone(machine: Machine, name: str, rows: Sequence[Asked], before: Before) -> Alone:
