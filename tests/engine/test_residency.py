@@ -34,7 +34,7 @@ from tenfold.core.settings import DeviceSettings, ResidencySettings
 from tenfold.core.types import EngineRequest, SamplingParams
 from tenfold.engine.device import Device
 from tenfold.engine.engine import Engine
-from tenfold.memory.page_cache import drop_from_page_cache, image_in_page_cache
+from tenfold.memory.page_cache import HeldFile, drop_from_page_cache, image_in_page_cache
 
 PAGE = 16 << 10
 FAMILIES = {"llama": "llama", "gemma": "gemma3_text", "moe": "qwen2_moe"}
@@ -351,7 +351,7 @@ def test_a_model_unloaded_while_it_wakes_is_gone_and_its_pages_back(host: Host) 
 
 
 def test_one_that_leaves_the_host_leaves_the_page_cache(host: Host) -> None:
-    image = host.engine.instances["gemma"].weights._image  # type: ignore[attr-defined]
+    image = host.engine.instances["gemma"].weights._image.path  # type: ignore[attr-defined]
     image.write_bytes(bytes(1 << 20))  # not on the disk yet
     host.engine.handle(SleepModel("gemma", "cold"))
     host.settle()
@@ -364,10 +364,33 @@ def test_one_that_leaves_the_host_leaves_the_page_cache(host: Host) -> None:
         assert image_in_page_cache(image) == 0.0
 
 
+def test_one_that_sleeps_is_held_in_the_hosts_memory_until_it_wakes(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HeldFile.hold, "__defaults__", (0.0,))
+    image = host.engine.instances["gemma"].weights._image  # type: ignore[attr-defined]
+
+    def mapped() -> bool:
+        return image.path.name in Path("/proc/self/maps").read_text()
+
+    host.engine.handle(SleepModel("gemma"))
+    host.settle()
+    end = time.monotonic() + 20
+    while not mapped():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    holding = image._thread
+    host.engine.handle(WakeModel("gemma"))
+    host.settle()
+    assert host.states()["gemma"] == "resident"
+    holding.join(20)
+    assert not mapped()
+
+
 def test_an_image_that_is_gone_is_packed_again(host: Host, alone: dict[str, list[int]]) -> None:
     host.engine.handle(SleepModel("gemma"))
     host.settle()
-    image = host.engine.instances["gemma"].weights._image  # type: ignore[attr-defined]
+    image = host.engine.instances["gemma"].weights._image.path  # type: ignore[attr-defined]
     assert image is not None
     image.unlink()
     host.ask("gemma0", "gemma")
@@ -383,7 +406,7 @@ def test_weights_that_cannot_be_had_fail_the_requests_with_the_reason(
     host = Host({"gemma": path}, 4000, tmp_path / "packed")
     host.engine.handle(SleepModel("gemma"))
     host.settle()
-    image = host.engine.instances["gemma"].weights._image  # type: ignore[attr-defined]
+    image = host.engine.instances["gemma"].weights._image.path  # type: ignore[attr-defined]
     image.unlink()
     shutil.rmtree(path)
     host.ask("gemma0", "gemma")

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import mmap
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from tenfold.memory.linux import Kernel
-from tenfold.memory.page_cache import drop_from_page_cache, image_in_page_cache, read_ahead
+from tenfold.memory.page_cache import (
+    HeldFile,
+    drop_from_page_cache,
+    image_in_page_cache,
+    read_ahead,
+)
 
 PAGES = 64
 
@@ -63,3 +70,67 @@ def test_files_that_are_empty_or_not_there(tmp_path):
     for act in (image_in_page_cache, read_ahead, drop_from_page_cache):
         with pytest.raises(FileNotFoundError):
             act(tmp_path / "none")
+
+
+# --- held files -----------------------------------------------------------------------------------
+class NoLocks(Kernel):
+    """As for a user whose ``ulimit -l`` is spent."""
+
+    def mlock(self, address: int, length: int) -> None:
+        raise PermissionError(1, "mlock")
+
+
+def mapped(image: Path) -> int:
+    return Kernel().smaps().count(image.name.encode())
+
+
+def until(true) -> None:
+    end = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("kernel", [Kernel(), NoLocks()])
+def test_a_held_file_stays_when_the_system_is_told_to_forget_it(image, kernel):
+    drop_from_page_cache(image)
+    held = HeldFile(image, lambda nbytes: nbytes == image.stat().st_size, kernel)
+    held.hold(after=0)
+    held.hold(after=0)  # once is enough
+    until(lambda: mapped(image) == 1 and image_in_page_cache(image) == 1.0)
+    drop_from_page_cache(image)
+    assert image_in_page_cache(image) == 1.0
+    held.drop()
+    until(lambda: mapped(image) == 0)
+
+
+def test_a_file_is_held_from_a_moment_on_until_it_is_read_again(image):
+    held = HeldFile(image, lambda _: True)
+    held.hold(after=60)
+    assert mapped(image) == 0
+    thread = held.release()
+    thread.join(20)
+    assert not thread.is_alive() and held.release() is None
+    held.hold(after=0)
+    until(lambda: mapped(image) == 1)
+    held.release().join(20)
+    assert mapped(image) == 0
+
+
+def test_what_is_not_allowed_or_not_there_is_not_held(image, tmp_path):
+    for path, allowed in ((image, False), (tmp_path / "none", True)):
+        held = HeldFile(path, lambda _, allowed=allowed: allowed)
+        held.hold(after=0)
+        held._thread.join(20)
+        assert not held._thread.is_alive() and mapped(path) == 0
+
+
+def test_nobody_holds_what_nobody_has(image):
+    held = HeldFile(image, lambda _: True)
+    held.hold(after=0)
+    until(lambda: mapped(image) == 1)
+    thread = held._thread
+    del held
+    gc.collect()
+    thread.join(20)
+    assert mapped(image) == 0

@@ -84,6 +84,9 @@ class PinnedWeights:
             wait = self._copies.mark()
         wait()
 
+    def hold_host(self) -> None:
+        """``unmap`` took the copy."""
+
     def leave_host(self) -> None:
         self._host = None
 

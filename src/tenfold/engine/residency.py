@@ -329,6 +329,8 @@ class Residents:
         one.instance.sleep(keep=keep)
         if to == "cold":
             one.instance.weights.leave_host()
+        else:
+            one.instance.weights.hold_host()
         one.state, one.since = to, self._clock.now()
         one.sleeps += 1
         one.keep, one.shrink_to, one.shrink_due = None, None, inf

@@ -148,6 +148,9 @@ class CountedWeights:
             self.mapped = False
             self._source.unmap(range(self.pages))
 
+    def hold_host(self) -> None:
+        """They stay until told otherwise."""
+
     def leave_host(self) -> None:
         self._cold = True
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from heapq import heappop, heappush
 from itertools import count
 from math import inf
@@ -16,13 +15,17 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tenfold.core.clock import Clock
-from tenfold.memory.page_cache import drop_from_page_cache
+from tenfold.core.machine import memory
+from tenfold.memory.page_cache import HeldFile
 
 if TYPE_CHECKING:
     from tenfold.memory.ranges import VirtualRange
 
 BYTES_A_SECOND = 1e9
 """What reading weights into their pages is taken to bring, before it was seen."""
+
+SPARE = 0.2
+"""Of the machine's memory, which sleeping weights leave free."""
 
 Done = Callable[[Exception | None], None]
 """Told, on the engine's thread, that weights are there; or what went wrong."""
@@ -50,6 +53,10 @@ class ModelWeights(Protocol):
         """Give the pages back, if they are there; what is in them is lost."""
         ...
 
+    def hold_host(self) -> None:
+        """Asleep, stay in the host's memory, whatever the system would do."""
+        ...
+
     def leave_host(self) -> None:
         """Leave the host's memory, too: the next ``fill`` reads a disk."""
         ...
@@ -67,7 +74,7 @@ class PackedWeights:
     ) -> None:
         self.space = space
         self._refill = refill
-        self._image = image
+        self._image = None if image is None else HeldFile(image, _spare)
         self._took = 0.0
 
     @property
@@ -85,24 +92,28 @@ class PackedWeights:
         self.space.populate()
         self._refill()
         self._took = perf_counter() - began
+        if self._image is not None:
+            self._image.release()
 
     def unmap(self) -> None:
         self.space.unmap_all()
 
-    def leave_host(self) -> None:
-        """In the background: what is not on the disk yet is written there first."""
+    def hold_host(self) -> None:
+        """As far as ``SPARE`` allows: what does not fit is left to the page cache."""
         if self._image is not None:
-            threading.Thread(
-                target=_drop, args=(self._image,), name="leave-host", daemon=True
-            ).start()
+            self._image.hold()
+
+    def leave_host(self) -> None:
+        if self._image is not None:
+            self._image.drop()
 
     def seconds(self) -> float:
         return self._took or self.space.nbytes / BYTES_A_SECOND
 
 
-def _drop(image: Path) -> None:
-    with suppress(OSError):  # it is gone, or on a file system that cannot
-        drop_from_page_cache(image)
+def _spare(nbytes: int) -> bool:
+    now = memory()
+    return now.available - nbytes >= SPARE * now.total
 
 
 class Filler(Protocol):

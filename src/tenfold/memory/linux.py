@@ -18,7 +18,8 @@ PROT_NONE, PROT_READ, PROT_WRITE = 0, 1, 2
 MAP_SHARED, MAP_PRIVATE, MAP_FIXED = 0x01, 0x02, 0x10
 MAP_ANONYMOUS, MAP_NORESERVE = 0x20, 0x4000
 
-MADV_DONTNEED, MADV_HUGEPAGE, MADV_NOHUGEPAGE, MADV_POPULATE_WRITE = 4, 14, 15, 23
+MADV_DONTNEED, MADV_HUGEPAGE, MADV_NOHUGEPAGE = 4, 14, 15
+MADV_POPULATE_READ, MADV_POPULATE_WRITE = 22, 23
 
 FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE = 0x01, 0x02
 
@@ -48,6 +49,7 @@ class Kernel:
         libc.munmap.argtypes = [pointer, size]
         libc.mprotect.argtypes = [pointer, size, number]
         libc.madvise.argtypes = [pointer, size, number]
+        libc.mlock.argtypes = [pointer, size]
         libc.mincore.argtypes = [pointer, size, pointer]
         libc.fallocate.argtypes = [number, number, ctypes.c_int64, ctypes.c_int64]
         self._libc = libc
@@ -72,6 +74,11 @@ class Kernel:
     def madvise(self, address: int, length: int, advice: int) -> None:
         if self._libc.madvise(address, length, advice):
             self._fail(f"madvise({advice}) of {length} bytes")
+
+    def mlock(self, address: int, length: int) -> None:
+        """Bring the range into memory and keep it there until it is unmapped."""
+        if self._libc.mlock(address, length):
+            self._fail(f"mlock of {length} bytes")
 
     def mincore(self, address: int, length: int, pages: int) -> bytes:
         """A byte for each of the system's pages there; its lowest bit: the page is in memory."""

@@ -1,4 +1,4 @@
-"""A file's bytes in the system's page cache: how many are there, and bringing or dropping them.
+"""A file's bytes in the system's page cache: how many are there, and what brings, keeps or drops them.
 
 This is what lies between "on disk" and "in the host's memory" for a model that sleeps. Does not
 know what the file holds.
@@ -8,9 +8,19 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from tenfold.memory.linux import MAP_SHARED, PROT_READ, Kernel
+from tenfold.memory.linux import MADV_POPULATE_READ, MAP_SHARED, PROT_READ, Kernel
+
+HOLD_AFTER = 1.0
+"""Seconds after which a file that is to be held is: so long any system keeps what was just read."""
+
+HOLD_STEP = 16 << 20
+"""Bytes that are locked at a time: the process's other calls about memory wait meanwhile."""
 
 
 def image_in_page_cache(path: Path) -> float:
@@ -51,3 +61,90 @@ def drop_from_page_cache(path: Path) -> None:
 def _advise(path: Path, advice: int) -> None:
     with path.open("rb") as stream:
         os.posix_fadvise(stream.fileno(), 0, 0, advice)
+
+
+class HeldFile:
+    """A file that can be kept in memory by this process while it is not read.
+
+    Systems short of memory forget a file's bytes, and some do so within a minute of the last
+    reading though most of their memory is free (guests that give it back to their host). Held
+    pages are locked; where that is not allowed (``ulimit -l``) they are mapped and touched, which
+    makes them the last to go. ``allowed``: asked, with a number of bytes, whether to hold so many.
+    """
+
+    def __init__(
+        self, path: Path, allowed: Callable[[int], bool], kernel: Kernel | None = None
+    ) -> None:
+        self.path = path
+        self._allowed = allowed
+        self._kernel = kernel or Kernel()
+        self._over: threading.Event | None = None
+        self._thread: threading.Thread | None = None
+
+    def hold(self, after: float = HOLD_AFTER) -> None:
+        """From ``after`` seconds on, in the background, until ``release`` or until nobody has this
+        object any more. Where it cannot be, nothing happens."""
+        if self._over is not None:
+            return
+        self._over = over = threading.Event()
+        self._thread = threading.Thread(
+            target=_hold, args=(self.path, self._allowed, self._kernel, after, over),
+            name="hold-host", daemon=True,
+        )  # fmt: skip
+        weakref.finalize(self, over.set).atexit = False
+        self._thread.start()
+
+    def release(self) -> threading.Thread | None:
+        """Leave the file to the system; the thread that still unmaps it, if any."""
+        if self._over is None:
+            return None
+        self._over.set()
+        self._over = None
+        return self._thread
+
+    def drop(self) -> None:
+        """Release it, and have the system forget it, in the background: what is not on the disk
+        yet is written there first."""
+        before = self.release()
+        threading.Thread(
+            target=_drop, args=(self.path, before), name="leave-host", daemon=True
+        ).start()
+
+
+def _hold(
+    path: Path,
+    allowed: Callable[[int], bool],
+    kernel: Kernel,
+    after: float,
+    over: threading.Event,
+) -> None:
+    if over.wait(after):
+        return
+    with suppress(OSError):  # it is gone
+        size = path.stat().st_size
+        if not size or not allowed(size):
+            return
+        with path.open("rb") as stream:
+            address = kernel.mmap(0, size, PROT_READ, MAP_SHARED, stream.fileno())
+        try:
+            for start in range(0, size, HOLD_STEP):
+                if over.is_set():
+                    return
+                _keep(kernel, address + start, min(HOLD_STEP, size - start))
+            over.wait()
+        finally:
+            kernel.munmap(address, size)
+
+
+def _keep(kernel: Kernel, address: int, length: int) -> None:
+    try:
+        kernel.mlock(address, length)
+    except OSError:
+        kernel.madvise(address, length, MADV_POPULATE_READ)
+
+
+def _drop(path: Path, before: threading.Thread | None) -> None:
+    if before is not None:
+        before.join()
+    with suppress(OSError):  # it is gone, or on a file system that cannot
+        drop_from_page_cache(path)
