@@ -1,4 +1,4 @@
-"""A file's bytes in the system's page cache: how many are there, and what brings, keeps or drops them.
+"""A file's bytes in the page cache: how many there are, and bringing, keeping or dropping them.
 
 This is what lies between "on disk" and "in the host's memory" for a model that sleeps. Does not
 know what the file holds.

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from tenfold.bench.fair.drive import Driver
 from tenfold.bench.models.fleet import Member
@@ -49,10 +49,13 @@ class Target:
     tpot: float
 
 
+READY = 0.25
+
+
 @dataclass(slots=True)
 class Machine:
     """What stays the same over all points. ``folder``: where packed weights are kept; ``ample``:
-    bytes for a model that has a device to itself."""
+    bytes for a model that has a device to itself; ``backend``: of the pages."""
 
     fleet: Sequence[Member]
     sources: dict[str, ModelSource]
@@ -61,18 +64,24 @@ class Machine:
     max_running: int = 16
     page_bytes: int = 2 << 20
     ample: int = 1 << 30
+    backend: Literal["anon", "memfd"] = "memfd"
     make_worker: Callable[[DeviceSettings], Worker] = LocalWorker
 
     def device(self, memory: int, mode: Mode | None = None, **changes: Any) -> DeviceSettings:
+        """Up to ``READY`` of the memory stays with the device while no model has it: a virtual
+        machine's host, asked anew, takes longer over a page than all else that waking does."""
         settings = DeviceSettings(
             memory_bytes=memory,
             threads=self.threads,
             page_bytes=self.page_bytes,
             max_running=self.max_running,
             cache_dir=self.folder,
+            backend=self.backend,
         )
         if mode is not None:
-            settings = replace(settings, residency=mode.residency(), deadlines=mode.deadlines())
+            ready = int(READY * memory)
+            residency = mode.residency(low_bytes=ready // 4, high_bytes=ready)
+            settings = replace(settings, residency=residency, deadlines=mode.deadlines())
         return replace(settings, **changes)
 
     @property

@@ -73,6 +73,7 @@ class Plan:
             "seconds": self.seconds,
             "max_running": machine.max_running,
             "page_bytes": machine.page_bytes,
+            "backend": machine.backend,
             "threads": machine.threads,
         }
 
@@ -230,9 +231,9 @@ class Comparison:
                     continue
                 device = self.machine.device(self.memory("B"), mode)
                 if what == "margin":
-                    device.deadlines = mode.deadlines(margin=value)
+                    device.deadlines = replace(device.deadlines, margin=value)
                 else:
-                    device.residency = mode.residency(idle_seconds=value, evict="always")
+                    device.residency = replace(device.residency, idle_seconds=value, evict="always")
                 self._measure(what, key, device, load, seed, asleep=True)
 
     def _sweep_load(self) -> float:
