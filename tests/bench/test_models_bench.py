@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tenfold.bench.estimate import Estimate
 from tenfold.bench.models import simulated
 from tenfold.bench.models.alone import Alone, budgets, representative
 from tenfold.bench.models.command import Files, compare_models
-from tenfold.bench.models.curves import Estimate, Rival, best, sustained, trace_of_load
+from tenfold.bench.models.curves import Rival, best, sustained, trace_of_load
 from tenfold.bench.models.fleet import FLEET, TINY_FLEET, sources
 from tenfold.bench.models.modes import BASELINES, COMPETING, FASTER, MODES, chosen
 from tenfold.bench.models.point import Target, score

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from math import sqrt
 from typing import Any
 
 import numpy as np
 
+from tenfold.bench.estimate import Estimate
 from tenfold.bench.fair.cells import WARM_UP, Cell, Rival
 from tenfold.fleet.simulator.drift import Limits, worst_drift
 from tenfold.fleet.workloads.outcome import Outcome, Run
 from tenfold.fleet.workloads.summary import summarise
-
-STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
-"""Student's t, two-sided, 95 %, by the number of values."""
 
 
 @dataclass(slots=True)
@@ -112,11 +109,6 @@ def together(runs: Sequence[Scores]) -> dict[str, Any]:
     """Means over the seeds, each with the half-width of its 95 % interval."""
     found: dict[str, Any] = {}
     for name in asdict(runs[0]):
-        values = np.array([getattr(one, name) for one in runs], dtype=float)
-        half = 0.0
-        if len(values) > 1:
-            student = STUDENT.get(len(values), 1.96)
-            half = student * float(values.std(ddof=1)) / sqrt(len(values))
-        found[name] = {"mean": float(values.mean()), "half": half}
+        found[name] = Estimate.of([float(getattr(one, name)) for one in runs])._asdict()
     found["drift"]["worst"] = max(one.drift for one in runs)
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tenfold.bench.models.curves import Estimate
+from tenfold.bench.estimate import Estimate
 from tenfold.bench.models.report import rivals, sweep_rows
 from tenfold.bench.plot import _pyplot, _save
 

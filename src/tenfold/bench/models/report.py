@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tenfold.bench.models.curves import Estimate, Rival, best, sustained
+from tenfold.bench.estimate import Estimate
+from tenfold.bench.models.curves import Rival, best, sustained
 from tenfold.bench.models.modes import BASELINES, ELASTIC
 
 NEAR = 0.99
