@@ -155,6 +155,7 @@ def test_a_model_asleep_gives_its_pages_to_the_system_and_comes_back(host: Host)
     host.engine.handle(SleepModel("llama"))
     host.settle()
     assert host.states()["llama"] == "host" and host.device.pages_of("llama") == 0
+    host.device.pool.settle()
     assert host.device.pool.total_resident_bytes() <= resident - before * PAGE
     host.engine.handle(WakeModel("llama"))
     host.settle()
@@ -333,6 +334,22 @@ def test_a_limit_shrinks_a_model_that_runs_and_its_requests_are_answered(
     assert host.device.pages_of("gemma") - weights <= 6
     host.run(looking=True)
     assert host.tokens == {k: v for k, v in alone.items() if k.startswith("gemma")}
+
+
+@pytest.mark.parametrize("limit", [64 * PAGE, -1])
+def test_a_limit_may_rise_above_the_one_that_the_model_was_loaded_with(
+    paths: dict[str, Path], alone: dict[str, list[int]], tmp_path: Path, limit: int
+) -> None:
+    host = Host({}, 4000, tmp_path)
+    host.load("gemma", paths["gemma"], kv_limit_bytes=PAGE)
+    host.ask("gemma0", "gemma")
+    [failed] = host.failed
+    assert failed.code == "out_of_memory"
+    host.engine.handle(SetResidency("gemma", limit_bytes=limit))
+    host.ask("gemma0", "gemma")
+    host.run(looking=True)
+    assert host.failed == [failed] and host.tokens["gemma0"] == alone["gemma0"]
+    host.engine.close()
 
 
 def test_a_model_unloaded_while_it_wakes_is_gone_and_its_pages_back(host: Host) -> None:

@@ -48,7 +48,7 @@ from tenfold.scheduling.base import PolicySetup
 from tenfold.scheduling.registry import policies
 from tenfold.scheduling.reservations import Reservations
 
-MOST_READY = 16
+MOST_READY = 4
 """At most one page in so many of a device's is kept ready: given back and not yet returned to the
 system, or prepared ahead."""
 
@@ -269,7 +269,8 @@ class Device:
             page_bytes=settings.page_bytes,
             capacity_blocks=capacity,
             prefix_cache=settings.prefix_cache,
-            page_limit=self._most_kv_pages(command),
+            page_limit=self._most_kv_pages(command.name),
+            allowed=limit // settings.page_bytes if limit else None,
         )
         self._caches[command.name] = cache
         matches = MatchIndex(cache.tree)
@@ -337,12 +338,10 @@ class Device:
     ) -> TorchRunner:
         return TorchRunner(model, cache, kv, Sampler(facts.name), new_state)
 
-    def _most_kv_pages(self, command: LoadModel) -> int:
+    def _most_kv_pages(self, name: str) -> int:
         """Pages the model's KV could have if every other model gave up all of its own."""
-        limit = command.options.kv_limit_bytes
-        weights = self._ranges[command.name]["weights"].mapped_pages
-        most = self.pool.stats().capacity - weights - self.scratch.limit(command.name)
-        return min(most, limit // self.settings.page_bytes) if limit else most
+        weights = self._ranges[name]["weights"].mapped_pages
+        return self.pool.stats().capacity - weights - self.scratch.limit(name)
 
     def _kv_bytes(self) -> int:
         """What all models' keys and values can have between them."""
@@ -357,12 +356,12 @@ class Device:
         tokens = self.settings.block_tokens
         block_bytes = group.block_bytes(tokens)
         budget = min(limit or self.capacity_bytes(), self.capacity_bytes())
-        blocks = budget // block_bytes
-        if blocks < 1:
+        if budget < block_bytes:
             raise OutOfMemory(
                 f"one block of {tokens} tokens of {name} takes {block_bytes} bytes and the device "
                 f"has {budget}; raise device.memory or lower device.block_tokens"
             )
+        blocks = self.capacity_bytes() // block_bytes  # a limit may rise while it runs
         space = self._create(name, f"kv-{group.name}", blocks * block_bytes)
         shape = (blocks, len(group.layers), 2, group.kv_heads, tokens)
         row, dtype = kv_row(group.dtype, group.head_dim)

@@ -72,6 +72,11 @@ class Instance(Protocol):
         ``keep`` only those of the weights: what runs goes on when they are back."""
         ...
 
+    def allow_kv(self, pages: int | None) -> None:
+        """The limit of keys and values was set anew; None lifts it. Where it fell, nothing that is
+        under way is given up: it waits until the limit rises again."""
+        ...
+
     def prepare(self) -> None:
         """On the engine's thread, once, before the first step."""
         ...
@@ -180,6 +185,13 @@ class GenerateInstance:
             self.batcher.rest()
             self.batcher.cache.evict_all()
         self.weights.unmap()
+
+    def allow_kv(self, pages: int | None) -> None:
+        cache = self.batcher.cache
+        if pages is None:
+            cache.allowed = None
+        elif cache.allowed is not None:
+            cache.allowed = max(cache.allowed, pages)
 
     def prepare(self) -> None:
         self.executor.prepare()
@@ -375,6 +387,9 @@ class EmbedInstance:
 
     def sleep(self, *, keep: bool = False) -> None:
         self.weights.unmap()
+
+    def allow_kv(self, pages: int | None) -> None:
+        """There are none."""
 
     def prepare(self) -> None:
         """Nothing to prepare."""

@@ -230,6 +230,7 @@ class Residents:
         if command.limit_bytes is not None:
             below = command.limit_bytes < 0
             one.limit_pages = None if below else command.limit_bytes // self._page_bytes
+            one.instance.allow_kv(one.limit_pages)
         self._changed = True
 
     # --- every step -----------------------------------------------------------------------------

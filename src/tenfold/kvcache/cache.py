@@ -43,7 +43,8 @@ class KVCache:
     """Block tables, prefix matching and eviction for all KV groups of one model.
 
     ``sources[g]`` maps the pages of group g, whose blocks number ``capacity_blocks[g]``.
-    ``page_limit``: the most pages that all groups together could ever have, where that is known.
+    ``page_limit``: the most pages that all groups together could ever have, where that is known;
+    ``allowed``: the most that they are to have, which may rise.
     Not thread-safe. Positions and counts are tokens unless a name says blocks or pages.
     """
 
@@ -57,6 +58,7 @@ class KVCache:
         capacity_blocks: Sequence[int],
         prefix_cache: bool = True,
         page_limit: int | None = None,
+        allowed: int | None = None,
     ) -> None:
         self.groups = list(groups)
         self.block_tokens = block_tokens
@@ -69,6 +71,7 @@ class KVCache:
         self.tree = RadixTree(block_tokens, len(self.groups), self._windows)
         self._pagewise = PageEviction(self.tree, self.ledgers)
         self._page_limit = page_limit
+        self.allowed = allowed
         self._open: set[SequenceKV] = set()
 
     @property
@@ -256,7 +259,7 @@ class KVCache:
             if blocks > ledger.blocks:
                 return False
             pages += -(-blocks * ledger.block_bytes // ledger.page_bytes)
-        return self._page_limit is None or pages <= self._page_limit
+        return all(most is None or pages <= most for most in (self._page_limit, self.allowed))
 
     def bytes_for(self, tokens: int) -> int:
         """What a sequence of so many tokens holds at its end, shared with nobody."""
