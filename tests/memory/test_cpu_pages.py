@@ -292,6 +292,101 @@ def test_anon_needs_no_mapping_per_page(limit):
     backend.close()
 
 
+class Counting(Kernel):
+    """A kernel that counts the bytes it was asked for anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.populated = 0
+
+    def madvise(self, address: int, length: int, advice: int) -> None:
+        super().madvise(address, length, advice)
+        self.populated += length * (advice == MADV_POPULATE_WRITE)
+
+
+def test_anon_hands_memory_over_without_asking_for_more(page_bytes):
+    kernel = Counting()
+    backend = open_backend("anon", page_bytes, kernel=kernel)
+    one, two = backend.reserve(150), backend.reserve(150)
+    backend.map(one, 10, 100)
+    every_page(backend, one)[10 * page_bytes // 4096 : 110 * page_bytes // 4096] = 7
+    assert kernel.populated == 100 * page_bytes
+    backend.unmap(one, 10, 100)
+    assert backend.spare_pages == 100 and not every_page(backend, one).any()
+    backend.map(two, 20, 120)
+    assert kernel.populated == 120 * page_bytes and backend.spare_pages == 0
+    assert backend.census([one, two]) == (120 * page_bytes, [0, 120 * page_bytes])
+    assert not every_page(backend, two).any()  # what was handed over reads zero
+    backend.unmap(two, 20, 120)
+    backend.trim(30)
+    assert backend.census([two]) == (30 * page_bytes, [0])
+    backend.map(one, 0, 40)
+    assert backend.census([one]) == (40 * page_bytes, [40 * page_bytes])
+    backend.close()
+    assert backend.total_resident_bytes() == 0
+
+
+class Old(Kernel):
+    """Linux before 5.7."""
+
+    def mremap(self, address: int, length: int, flags: int, target: int) -> None:
+        raise OSError(errno.EINVAL, "mremap")
+
+
+def test_anon_hands_nothing_over_where_the_kernel_cannot_move_it():
+    backend = open_backend("anon", 64 << 10, kernel=Old())
+    assert not backend.hands_over
+    space = backend.reserve(8)
+    backend.map(space, 0, 8)
+    backend.unmap(space, 2, 4)
+    assert backend.spare_pages == 0
+    assert backend.census([space]) == (4 * (64 << 10), [4 * (64 << 10)])
+    backend.close()
+
+
+def test_anon_gives_to_the_system_what_would_be_a_mapping_too_many():
+    kernel = Crowded()
+    backend = open_backend("anon", 64 << 10, kernel=kernel)
+    one, two = backend.reserve(400), backend.reserve(400)
+    backend.map(one, 0, 400)
+    kernel.limit = 2 * (kernel.mapping_count() + 60)
+    for page in range(0, 400, 2):
+        backend.unmap(one, page, 1)
+        assert kernel.mapping_count() < kernel.limit / 2
+    assert 20 <= backend.spare_pages < 100
+    spare = backend.spare_pages
+    assert backend.census([one]) == ((200 + spare) * (64 << 10), [200 * (64 << 10)])
+    for page in range(399, 199, -2):
+        backend.map(two, page, 1)
+        assert kernel.mapping_count() < kernel.limit / 2
+    assert backend.spare_pages == 0 and backend.resident_bytes(two) == 100 * (64 << 10)
+    backend.close()
+
+
+def test_anon_counts_no_fewer_mappings_than_the_system(page_bytes):
+    kernel = Kernel()
+    before = kernel.mapping_count()
+    backend = open_backend("anon", page_bytes, kernel=kernel)
+    spaces = [backend.reserve(40), backend.reserve(40)]
+    pick = random.Random(6)
+    mapped: set[tuple[int, int]] = set()
+    for turn in range(300):
+        at = pick.randrange(2), pick.randrange(40)
+        (backend.unmap if at in mapped else backend.map)(spaces[at[0]], at[1], 1)
+        mapped ^= {at}
+        if turn % 50 == 49:
+            backend.trim(5)
+            assert kernel.mapping_count() - before <= backend.guard.own + 6
+            held = (len(mapped) + backend.spare_pages) * page_bytes
+            assert backend.total_resident_bytes() == held
+    for space in spaces:
+        backend.release(space)
+    backend.trim(0)
+    assert backend.guard.own == 3  # the shelf
+    backend.close()
+    assert backend.guard.own == 0
+
+
 def test_the_count_of_mappings_is_the_systems(page_bytes):
     kernel = Kernel()
     before = kernel.mapping_count()

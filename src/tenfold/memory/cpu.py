@@ -29,8 +29,12 @@ from tenfold.memory.linux import (
     PROT_NONE,
     Kernel,
 )
+from tenfold.memory.ranges import runs
 from tenfold.memory.residency import MappingGuard, resident
 from tenfold.memory.views import elements
+
+NOTHING, ZEROS, MEMORY = 0, 1, 2
+"""What an attached page lacks: nothing, zeros over another's bytes, or any memory at all."""
 
 _PIECE, _MANY, _POPULATORS = 4 << 20, 4, 2
 """So many pieces of memory, or more, are populated by several threads: what takes the time is
@@ -42,6 +46,7 @@ _ARENA_MAPPINGS = 3
 
 class Arena(Reservation):
     """One reservation, guard pages on both sides. Its address space lives as long as it does.
+    ``due[p]``: what ``populate`` has still to do at page p.
 
     Tensors over the arena hold it, so a view that outlives ``release`` still points at legal
     addresses; what it reads there is zeros.
@@ -53,6 +58,9 @@ class Arena(Reservation):
         start = kernel.mmap(0, whole, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE)
         aligned = -(-(start + guard) // page_bytes) * page_bytes
         super().__init__(address=aligned, pages=pages, page_bytes=page_bytes)
+        self.due = bytearray(pages)
+        self.span = (start, start + whole)
+        """With the guard pages."""
         # At exit the process ends as a whole; threads may still be reading until then.
         weakref.finalize(self, kernel.munmap, start, whole).atexit = False
 
@@ -75,7 +83,9 @@ class CpuBackend(ABC, Generic[A]):
     Raises ConfigError for a bad page size, and anywhere but on Linux.
     """
 
-    hands_over = False
+    hands_over: bool
+    untouched: tuple[int, ...] = (MEMORY,)
+    """What must be due at a page for it to have no memory behind its addresses."""
 
     def __init__(self, page_bytes: int = 2 << 20, kernel: Kernel | None = None) -> None:
         self.kernel = kernel or Kernel()
@@ -94,12 +104,11 @@ class CpuBackend(ABC, Generic[A]):
         self._arenas: dict[int, A] = {}
 
     @property
-    def spare_pages(self) -> int:
-        """0 unless the back end hands memory over: the kernel takes freed pages back at once."""
-        return 0
+    @abstractmethod
+    def spare_pages(self) -> int: ...
 
-    def trim(self, keep: int) -> None:
-        """Give spare memory back; there is none here."""
+    @abstractmethod
+    def trim(self, keep: int) -> None: ...
 
     @abstractmethod
     def attach(self, space: Reservation, first: int, count: int) -> None: ...
@@ -117,12 +126,19 @@ class CpuBackend(ABC, Generic[A]):
 
     def populate(self, space: Reservation, first: int, count: int) -> None:
         arena = self.span(space, first, count)
-        length = count * self.page_bytes
+        pages = range(first, first + count)
+        for run in runs(page for page in pages if arena.due[page] in self.untouched):
+            self._touch_all(arena.at(run.first), run.length * self.page_bytes)
+        for run in runs(page for page in pages if arena.due[page] == ZEROS):
+            self.zero(arena, run.first, run.length)
+        arena.due[first : first + count] = bytes(count)
+
+    def _touch_all(self, address: int, length: int) -> None:
         piece = max(_PIECE, self.page_bytes)
-        pieces = [(arena.at(first) + at, min(piece, length - at)) for at in range(0, length, piece)]
+        pieces = [(address + at, min(piece, length - at)) for at in range(0, length, piece)]
         try:
             if len(pieces) < _MANY:
-                self.touch(arena.at(first), length)
+                self.touch(address, length)
                 return
             with ThreadPoolExecutor(_POPULATORS) as threads:
                 for _ in threads.map(lambda one: self.touch(*one), pieces):
@@ -189,11 +205,13 @@ class CpuBackend(ABC, Generic[A]):
                 "ulimit -v and vm.overcommit_memory"
             ) from exc
         self._arenas[arena.address] = arena
+        self.guard.spans.add(arena.span)
         return arena
 
     def forget(self, arena: A) -> None:
         """Strike an arena off; its address space goes with its last view."""
         del self._arenas[arena.address]
+        self.guard.spans.discard(arena.span)
         self.guard.admit(-_ARENA_MAPPINGS)
 
     def advise(self, address: int, length: int) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from bisect import bisect_right
+from collections.abc import Iterable
 from pathlib import Path
 
 from tenfold.core.errors import ConfigError
@@ -17,6 +19,8 @@ PROT_NONE, PROT_READ, PROT_WRITE = 0, 1, 2
 
 MAP_SHARED, MAP_PRIVATE, MAP_FIXED = 0x01, 0x02, 0x10
 MAP_ANONYMOUS, MAP_NORESERVE = 0x20, 0x4000
+
+MREMAP_MAYMOVE, MREMAP_FIXED, MREMAP_DONTUNMAP = 1, 2, 4
 
 MADV_DONTNEED, MADV_HUGEPAGE, MADV_NOHUGEPAGE = 4, 14, 15
 MADV_POPULATE_READ, MADV_POPULATE_WRITE = 22, 23
@@ -47,6 +51,8 @@ class Kernel:
         libc.mmap.argtypes = [pointer, size, number, number, number, ctypes.c_int64]
         libc.mmap.restype = pointer
         libc.munmap.argtypes = [pointer, size]
+        libc.mremap.argtypes = [pointer, size, size, number, pointer]
+        libc.mremap.restype = pointer
         libc.mprotect.argtypes = [pointer, size, number]
         libc.madvise.argtypes = [pointer, size, number]
         libc.mlock.argtypes = [pointer, size]
@@ -66,6 +72,12 @@ class Kernel:
     def munmap(self, address: int, length: int) -> None:
         if self._libc.munmap(address, length):
             self._fail("munmap")
+
+    def mremap(self, address: int, length: int, flags: int, target: int) -> None:
+        """Move the memory behind a range to another."""
+        got = self._libc.mremap(address, length, length, flags, target)
+        if got is None or got == ctypes.c_void_p(-1).value:
+            self._fail(f"mremap of {length} bytes")
 
     def mprotect(self, address: int, length: int, prot: int) -> None:
         if self._libc.mprotect(address, length, prot):
@@ -107,10 +119,19 @@ class Kernel:
         """How many mappings the kernel allows this process (``vm.max_map_count``)."""
         return int(_MAX_MAP_COUNT.read_text())
 
-    def mapping_count(self) -> int:
-        """How many mappings this process has now."""
+    def mapping_count(self, but: Iterable[tuple[int, int]] = ()) -> int:
+        """How many mappings this process has now, without those inside the spans ``but``."""
         with open("/proc/self/maps", "rb") as maps:
-            return maps.read().count(b"\n")
+            lines = maps.read().splitlines()
+        if not (spans := sorted(but)):
+            return len(lines)
+        starts = [start for start, _ in spans]
+        found = 0
+        for line in lines:
+            address = int(line[: line.index(b"-")], 16)
+            at = bisect_right(starts, address) - 1
+            found += at < 0 or address >= spans[at][1]
+        return found
 
     def smaps(self) -> bytes:
         """The kernel's account of every mapping of this process."""

@@ -20,7 +20,7 @@ from itertools import pairwise
 
 from tenfold.core.errors import Conflict, OutOfMemory
 from tenfold.memory.base import Census, Reservation
-from tenfold.memory.cpu import Arena, CpuBackend
+from tenfold.memory.cpu import MEMORY, ZEROS, Arena, CpuBackend
 from tenfold.memory.linux import (
     MAP_ANONYMOUS,
     MAP_FIXED,
@@ -33,21 +33,17 @@ from tenfold.memory.linux import (
 )
 from tenfold.memory.ranges import Run, runs
 
-_NOTHING, _ZEROS, _MEMORY = 0, 1, 2
-"""What an attached page lacks: nothing, zeros over another's bytes, or any memory at all."""
-
 
 class FileArena(Arena):
     """An arena and what is mapped in it.
 
     ``home`` is the first frame of its own stretch. ``frames[p]`` is the frame behind page p, -1
-    where there is none; ``due[p]`` is what ``populate`` has still to do there."""
+    where there is none."""
 
     def __init__(self, kernel: Kernel, pages: int, page_bytes: int) -> None:
         super().__init__(kernel, pages, page_bytes)
         self.home = 0
         self.frames = array("q", [-1]) * pages
-        self.due = bytearray(pages)
 
     def mappings(self, low: int, high: int) -> int:
         """Edges between two mappings at the starts of pages low + 1 .. high - 1."""
@@ -59,6 +55,7 @@ class MemfdBackend(CpuBackend[FileArena]):
     """The ``memfd`` backend. See ``PageBackend`` for the contract."""
 
     hands_over = True
+    untouched = (ZEROS, MEMORY)  # its frame has memory, but these addresses have not seen it
 
     def __init__(self, page_bytes: int = 2 << 20, kernel: Kernel | None = None) -> None:
         super().__init__(page_bytes, kernel)
@@ -92,17 +89,9 @@ class MemfdBackend(CpuBackend[FileArena]):
         except OSError as exc:
             raise OutOfMemory(f"no mapping for {count} pages: {exc}") from exc
         for page, frame in enumerate(frames, first):
-            arena.due[page] = _ZEROS if frame in spare else _MEMORY
+            arena.due[page] = ZEROS if frame in spare else MEMORY
             self._spare.pop(frame, None)
         self._taken.update(frames)
-
-    def populate(self, space: Reservation, first: int, count: int) -> None:
-        super().populate(space, first, count)
-        arena = self.span(space, first, count)
-        pages = range(first, first + count)
-        for run in runs(page for page in pages if arena.due[page] == _ZEROS):
-            self.zero(arena, run.first, run.length)
-        arena.due[first : first + count] = bytes(count)
 
     def unmap(self, space: Reservation, first: int, count: int) -> None:
         arena = self.span(space, first, count)
@@ -194,7 +183,7 @@ class MemfdBackend(CpuBackend[FileArena]):
         self._count(arena, first, [-1] * count)
         self._show_zeros(arena.at(first), count * self.page_bytes)
         arena.due[first : first + count] = bytes(count)
-        held = [(f, lacks == _MEMORY) for f, lacks in zip(frames, due, strict=True) if f >= 0]
+        held = [(f, lacks == MEMORY) for f, lacks in zip(frames, due, strict=True) if f >= 0]
         self._spare.update((frame, None) for frame, empty in held if not empty)
         self._punch([frame for frame, empty in held if empty])  # populating them came to nothing
 

@@ -45,13 +45,15 @@ def resident(kernel: Kernel, spans: Sequence[tuple[int, int]]) -> list[int]:
 class MappingGuard:
     """Keeps this process below half of ``vm.max_map_count``; the other half is left to the rest.
 
-    ``own`` counts the mappings its back end made. Everybody else's (libraries, threads) are counted
-    anew after every few hundred of our own, and before anything is refused.
+    ``own`` counts the mappings its back end made, or may have made, inside its ``spans`` of address
+    space. Everybody else's (libraries, threads) are counted anew after every few hundred of our
+    own, and before anything is refused.
     """
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self.own = 0
+        self.spans: set[tuple[int, int]] = set()
         self._others = 0
         self._counted_at = -_RECOUNT_EVERY
 
@@ -63,7 +65,7 @@ class MappingGuard:
             half = self._kernel.max_map_count() // 2
             stale = self.own + more - self._counted_at >= _RECOUNT_EVERY
             if stale or self.own + more + self._others >= half:
-                self._others = self._kernel.mapping_count() - self.own
+                self._others = self._kernel.mapping_count(self.spans)
                 self._counted_at = self.own
             if self.own + more + self._others >= half:
                 raise OutOfMemory(

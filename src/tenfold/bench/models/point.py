@@ -64,7 +64,7 @@ class Machine:
     max_running: int = 16
     page_bytes: int = 2 << 20
     ample: int = 1 << 30
-    backend: Literal["anon", "memfd"] = "memfd"
+    backend: Literal["anon", "memfd"] = "anon"
     make_worker: Callable[[DeviceSettings], Worker] = LocalWorker
 
     def device(self, memory: int, mode: Mode | None = None, **changes: Any) -> DeviceSettings:
