@@ -48,10 +48,6 @@ from tenfold.scheduling.base import PolicySetup
 from tenfold.scheduling.registry import policies
 from tenfold.scheduling.reservations import Reservations
 
-MOST_READY = 4
-"""At most one page in so many of a device's is kept ready: given back and not yet returned to the
-system, or prepared ahead."""
-
 
 class Device:
     """One named share of a machine. Models loaded here draw weights and KV from one pool."""
@@ -85,7 +81,7 @@ class Device:
 
     def _watermarks(self, pages: int) -> Watermarks:
         wanted, page = self.settings.residency, self.settings.page_bytes
-        high = min(wanted.high_bytes // page, pages // MOST_READY)
+        high = min(wanted.high_bytes // page, pages)
         return Watermarks(self.pool, min(wanted.low_bytes // page, high // 2), high)
 
     def _lend_scratch(self) -> None:

@@ -49,9 +49,6 @@ class Target:
     tpot: float
 
 
-READY = 0.25
-
-
 @dataclass(slots=True)
 class Machine:
     """What stays the same over all points. ``folder``: where packed weights are kept; ``ample``:
@@ -68,8 +65,8 @@ class Machine:
     make_worker: Callable[[DeviceSettings], Worker] = LocalWorker
 
     def device(self, memory: int, mode: Mode | None = None, **changes: Any) -> DeviceSettings:
-        """Up to ``READY`` of the memory stays with the device while no model has it: a virtual
-        machine's host, asked anew, takes longer over a page than all else that waking does."""
+        """What no model has stays with the device, as on a GPU: a virtual machine's host, asked
+        anew, takes longer over a page than all else that waking does."""
         settings = DeviceSettings(
             memory_bytes=memory,
             threads=self.threads,
@@ -79,8 +76,7 @@ class Machine:
             backend=self.backend,
         )
         if mode is not None:
-            ready = int(READY * memory)
-            residency = mode.residency(low_bytes=ready // 4, high_bytes=ready)
+            residency = mode.residency(low_bytes=memory // 4, high_bytes=memory)
             settings = replace(settings, residency=residency, deadlines=mode.deadlines())
         return replace(settings, **changes)
 
