@@ -32,9 +32,9 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 _HEADER_BYTES = 1 << 16
 _CHUNK = 16 << 20
-_READERS, _PIECE = 2, 64 << 20
-"""Large pieces: beside a model that computes on every core, a thread that comes to its end waits
-milliseconds for its next turn, where reading a piece from the page cache takes ten."""
+_ALONE = 128 << 20
+"""Up to so much one thread reads by itself: beside a model that computes on every core, a thread
+that is started waits milliseconds for its first turn."""
 _TORN_SECONDS = 24 * 3600
 """A file under its temporary name for this long belongs to a process that died."""
 
@@ -146,21 +146,21 @@ def read_image(image: Image, out: Tensor) -> None:
     with image.data.open("rb", buffering=0) as stream:
         handle = stream.fileno()
 
-        def read(start: int) -> None:
-            end = min(start + _PIECE, len(raw))
+        def read(start: int, end: int) -> None:
             while start < end:
                 count = os.preadv(handle, [raw[start:end]], start)
                 if not count:
                     raise ModelFileError(f"{image.data}: the packed image ends early; remove it")
                 start += count
 
-        pieces = range(0, len(raw), _PIECE)
-        if len(pieces) == 1:
-            read(0)
+        if len(raw) <= _ALONE:
+            read(0, len(raw))
             return
-        with ThreadPoolExecutor(_READERS) as readers:
-            for _ in readers.map(read, pieces):
-                pass
+        half = len(raw) // 2
+        with ThreadPoolExecutor(1) as helper:
+            rest = helper.submit(read, half, len(raw))
+            read(0, half)
+            rest.result()
 
 
 def _write(stream: BinaryIO, raw: memoryview) -> None:
