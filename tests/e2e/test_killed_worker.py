@@ -46,7 +46,8 @@ def test_only_what_was_being_answered_is_lost(server: Server) -> None:
         assert rest[-1].data["error"]["code"] == "worker_lost"
         assert all(event.data != "[DONE]" for event in rest)
         assert waiting.result() == expected
-    assert server.ready() and server.worker != killed
+    until(server.ready, "/ready turning true")  # other models take a moment longer
+    assert server.worker != killed
     assert server.complete("tiny", "the one that waits", 12) == expected
     assert len(server.get("/ready")["models"]) == 3
     server.settled()
