@@ -105,11 +105,9 @@ class AnonBackend(CpuBackend[AnonArena]):
 
     def close(self) -> None:
         self.trim(0)
-        self._empty.clear()
+        self.hands_over = False  # what is released from now on is the system's
         for arena in list(self._arenas.values()):
-            arena.source = bytearray(arena.pages)
             self.release(arena)
-        self._places = 0
 
     def _reserve(self, pages: int) -> AnonArena:
         arena = self.make_arena(AnonArena, pages, PROT_READ | PROT_WRITE)

@@ -59,7 +59,7 @@ class Arena(Reservation):
         aligned = -(-(start + guard) // page_bytes) * page_bytes
         super().__init__(address=aligned, pages=pages, page_bytes=page_bytes)
         self.due = bytearray(pages)
-        self.span = (start, start + whole)
+        self.whole = (start, start + whole)
         """With the guard pages."""
         # At exit the process ends as a whole; threads may still be reading until then.
         weakref.finalize(self, kernel.munmap, start, whole).atexit = False
@@ -205,13 +205,13 @@ class CpuBackend(ABC, Generic[A]):
                 "ulimit -v and vm.overcommit_memory"
             ) from exc
         self._arenas[arena.address] = arena
-        self.guard.spans.add(arena.span)
+        self.guard.spans.add(arena.whole)
         return arena
 
     def forget(self, arena: A) -> None:
         """Strike an arena off; its address space goes with its last view."""
         del self._arenas[arena.address]
-        self.guard.spans.discard(arena.span)
+        self.guard.spans.discard(arena.whole)
         self.guard.admit(-_ARENA_MAPPINGS)
 
     def advise(self, address: int, length: int) -> None:

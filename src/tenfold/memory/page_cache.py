@@ -78,36 +78,36 @@ class HeldFile:
         self.path = path
         self._allowed = allowed
         self._kernel = kernel or Kernel()
-        self._over: threading.Event | None = None
+        self._let_go: weakref.finalize[..., HeldFile] | None = None
         self._thread: threading.Thread | None = None
 
     def hold(self, after: float = HOLD_AFTER) -> None:
         """From ``after`` seconds on, in the background, until ``release`` or until nobody has this
         object any more. Where it cannot be, nothing happens."""
-        if self._over is not None:
+        if self._let_go is not None and self._let_go.alive:
             return
-        self._over = over = threading.Event()
+        over = threading.Event()
         self._thread = threading.Thread(
             target=_hold, args=(self.path, self._allowed, self._kernel, after, over),
             name="hold-host", daemon=True,
         )  # fmt: skip
-        weakref.finalize(self, over.set).atexit = False
+        self._let_go = weakref.finalize(self, over.set)
+        self._let_go.atexit = False
         self._thread.start()
 
     def release(self) -> threading.Thread | None:
         """Leave the file to the system; the thread that still unmaps it, if any."""
-        if self._over is None:
+        if self._let_go is None or not self._let_go.alive:
             return None
-        self._over.set()
-        self._over = None
+        self._let_go()
         return self._thread
 
     def drop(self) -> None:
         """Release it, and have the system forget it, in the background: what is not on the disk
         yet is written there first."""
-        before = self.release()
+        self.release()
         threading.Thread(
-            target=_drop, args=(self.path, before), name="leave-host", daemon=True
+            target=_drop, args=(self.path, self._thread), name="leave-host", daemon=True
         ).start()
 
 
