@@ -91,8 +91,15 @@ def names(worker: FakeWorker, kind: type[LoadModel] | type[UnloadModel]) -> list
     return [command.name for command in worker.asked(kind) if isinstance(command, kind)]
 
 
-def states(counters: dict[str, int], asleep: set[str] | None = None) -> Callable[..., None]:
-    """A worker whose models have computed so many tokens."""
+def states(
+    counters: dict[str, int],
+    asleep: set[str] | None = None,
+    *,
+    preempted: dict[str, int] | None = None,
+    seconds: dict[str, float] | None = None,
+) -> Callable[..., None]:
+    """A worker whose models have computed so many tokens, in so many seconds of steps, and had so
+    many requests preempted."""
 
     def answer(worker: FakeWorker, command: Command) -> None:
         if isinstance(command, AskStats):
@@ -102,6 +109,8 @@ def states(counters: dict[str, int], asleep: set[str] | None = None) -> Callable
                     name,
                     "ready",
                     generated_tokens=counters.get(name, 0),
+                    preemptions=(preempted or {}).get(name, 0),
+                    step_seconds=(seconds or {}).get(name, 0.0),
                     weight_pages=7,
                     residency="host" if name in (asleep or ()) else "resident",
                 )
@@ -176,13 +185,16 @@ def test_a_model_of_a_named_device_stays_there(tmp_path: Path) -> None:
 
 
 def test_the_busy_ones_are_parted(tmp_path: Path) -> None:
-    counters = dict.fromkeys("abcd", 1)
+    counters, preempted = dict.fromkeys("abcd", 1), dict[str, int]()
 
     async def run() -> None:
         models = [tiny(tmp_path, name=name) for name in "abcd"]
-        async with placed(models, Sized(states(counters))) as service:
+        async with placed(models, Sized(states(counters, preempted=preempted))) as service:
             near = next(n for n in "bcd" if service.status(n).device == service.status("a").device)
             counters["a"] = counters[near] = 50_000
+            await mover(service).look()
+            assert not mover(service).migrations  # there are pages enough
+            preempted[near] = 1
             await mover(service).look()
             assert service.status("a").device != service.status(near).device
             assert mover(service).migrations == 1
@@ -200,6 +212,27 @@ def test_the_busy_ones_are_parted(tmp_path: Path) -> None:
             assert {m.name: m.kv_token_rate > 100 for s in await service.stats() for m in s.models}[
                 "a"
             ]
+
+    asyncio.run(run())
+
+
+def test_nothing_goes_to_a_worker_that_computes_enough(tmp_path: Path) -> None:
+    counters, preempted, seconds = dict.fromkeys("abcd", 1), dict[str, int](), dict[str, float]()
+
+    async def run() -> None:
+        models = [tiny(tmp_path, name=name) for name in "abcd"]
+        answer = states(counters, preempted=preempted, seconds=seconds)
+        async with placed(models, Sized(answer)) as service:
+            near = next(n for n in "bcd" if service.status(n).device == service.status("a").device)
+            far = next(n for n in "bcd" if service.status(n).device != service.status("a").device)
+            counters["a"] = counters[near] = 50_000
+            preempted[near] = 1
+            seconds.update({"a": 1.0, near: 1.0, far: 1e6})
+            await mover(service).look()
+            assert not mover(service).migrations
+            seconds["a"] = 2e6  # where they are is busier still
+            await mover(service).look()
+            assert mover(service).migrations == 1
 
     asyncio.run(run())
 

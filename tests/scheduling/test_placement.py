@@ -278,6 +278,49 @@ def test_a_model_rests_after_it_moved() -> None:
     assert mine.look(models, TWO, crowded).moves
 
 
+def test_only_the_published_form_moves_where_no_pages_lack() -> None:
+    models = [model("x", 2, 100), model("y", 2, 90)]
+    crowded = {"x": ("a",), "y": ("a",)}
+    calm = [replace(device, pressed=False) for device in TWO]
+    half = [TWO[0], replace(TWO[1], pressed=False)]
+    mine, _ = placer()
+    assert not mine.look(models, calm, crowded).moves
+    assert len(mine.look(models, half, crowded).moves) == 1
+    assert len(placer("paper")[0].look(models, calm, crowded).moves) == 1
+    # What has lost its device is placed all the same.
+    [move] = mine.look([*models, model("z", 2, 1)], calm, crowded | {"z": ("gone",)}).moves
+    assert (move.model, move.source, move.target) == ("z", None, "b")
+
+
+def test_no_model_goes_where_it_would_crowd() -> None:
+    def target(busy: float, others: float, mine: Placer | None = None) -> dict[str, str]:
+        models = [
+            model("x", 2, 100, busy=busy),
+            model("y", 2, 90, busy=busy),
+            model("z", 1, 1, busy=others),
+        ]
+        homes = {"x": ("a",), "y": ("a",), "z": ("b",)}
+        plan = (mine or placer()[0]).look(models, TWO, homes)
+        return {move.model: move.target for move in plan.moves}
+
+    assert len(target(busy=0.2, others=0.3)) == 1
+    assert len(target(busy=0.4, others=0.4)) == 1  # no busier than the one it leaves
+    assert not target(busy=0.2, others=0.6)
+    assert len(target(busy=0.2, others=0.6, mine=placer("paper")[0])) == 1
+
+
+def test_one_that_would_crowd_does_not_hold_the_others() -> None:
+    """Of two that could leave, the busy one stays and the other one goes."""
+    models = [
+        model("busy", 2, 100, busy=0.5),
+        model("light", 2, 90, busy=0.1),
+        model("there", 1, 1, busy=0.45),
+    ]
+    homes = {"busy": ("a",), "light": ("a",), "there": ("b",)}
+    [move] = placer()[0].look(models, TWO, homes).moves
+    assert (move.model, move.target) == ("light", "b")
+
+
 def test_the_threshold_learns_the_noise_and_takes_what_lasts() -> None:
     learnt = Threshold()
     assert learnt.value() == FLOOR

@@ -178,7 +178,7 @@ class Placements:
         self._sizes.pop(model, None)
         for steps in self._steps.values():
             steps.pop(model, None)
-        self._pressure.rates.forget(model)
+        self._pressure.forget(model)
         self._asleep = {(device, name) for device, name in self._asleep if name != model}
 
     # --- what is where --------------------------------------------------------------------------
@@ -186,7 +186,7 @@ class Placements:
         """What a worker said of its models."""
         match event:
             case ModelUp(facts):
-                self._pressure.rates.begin(facts.name, device)
+                self._pressure.begin(facts.name, device)
                 command = self._house.supervisors[device].wanted.get(facts.name)
                 self._note(device, facts.name, command is not None and command.options.asleep)
             case ModelMoved(name, state):
@@ -214,16 +214,17 @@ class Placements:
 
     def _view(self, source: ModelSource, fixed: bool = False) -> PlacedModel:
         device = next(iter(self._house.supervisors.values())).settings
-        facts = self._known(source.name)
+        facts, now = self._known(source.name), self._clock.now()
         return placed(
             source.name,
             facts,
             device,
-            self._pressure.rates.rate(source.name, self._clock.now()),
+            self._pressure.rates.rate(source.name, now),
             tpot_target=source.options.tpot_target,
             floor_bytes=source.options.floor_bytes,
             fixed=fixed or source.device is not None,
             pinned=source.pinned,
+            busy=self._pressure.busy.rate(source.name, now) / 1e6,
         )
 
     def _known(self, model: str) -> ModelFacts | None:
@@ -233,8 +234,11 @@ class Placements:
         return self._sizes[model].facts if model in self._sizes else None
 
     def _devices(self, but: str = "") -> list[PlaceDevice]:
+        lacked, now = self._pressure.lacked, self._clock.now()
         return [
-            PlaceDevice(supervisor.name, self._capacity(supervisor))
+            PlaceDevice(
+                supervisor.name, self._capacity(supervisor), lacked.rate(supervisor.name, now) > 0
+            )
             for supervisor in self._house.supervisors.values()
             if not supervisor.draining and supervisor.name != but and self._capacity(supervisor)
         ]

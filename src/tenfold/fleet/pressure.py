@@ -29,15 +29,25 @@ HIGHEST = 1e12
 class Pressure:
     """Rates of every model at every device, over ``window`` seconds, from the states it is shown.
 
-    Prompt tokens count when they are computed; those found in a prefix cache take no new memory and
-    are left out."""
+    ``rates``: of tokens. Prompt tokens count when they are computed; those found in a prefix cache
+    take no new memory and are left out. ``busy``: of microseconds of steps. ``lacked``: of requests
+    that a device preempted, under the name of the device."""
 
     def __init__(
         self, window: float, clock: Clock, entry: Callable[[str], ServedModel | None]
     ) -> None:
-        self.rates = Rates(window)
+        self.rates, self.busy, self.lacked = Rates(window), Rates(window), Rates(window)
         self._clock = clock
         self._entry = entry
+
+    def begin(self, model: str, device: str) -> None:
+        """The model's counters at the device start again from 0."""
+        self.rates.begin(model, device)
+        self.busy.begin(model, device)
+
+    def forget(self, model: str) -> None:
+        self.rates.forget(model)
+        self.busy.forget(model)
 
     def take(self, states: Iterable[DeviceStats], devices: dict[str, DeviceSettings]) -> None:
         """Read the counters, and write rates and pressures into the states."""
@@ -49,8 +59,11 @@ class Pressure:
             for model in state.models:
                 counted = model.prompt_tokens + model.generated_tokens
                 self.rates.read(model.name, state.device, counted, now)
+                self.busy.read(model.name, state.device, round(1e6 * model.step_seconds), now)
                 model.kv_token_rate = self.rates.rate(model.name, now, state.device)
                 demand += self._demand(model, devices[state.device])
+            preempted = sum(model.preemptions for model in state.models)
+            self.lacked.read(state.device, state.device, preempted, now)
             weights = sum(model.weight_pages for model in state.models)
             left = (state.capacity_pages - weights - state.scratch_pages) * state.page_bytes
             state.pressure = demand / left if left > 0 else HIGHEST if demand else 0.0
@@ -89,6 +102,7 @@ def placed(
     floor_bytes: int,
     fixed: bool = False,
     pinned: bool = False,
+    busy: float = 0.0,
 ) -> PlacedModel:
     """A model as placements see it: weights in whole pages, and room for a few pages of keys and
     values. One of which nothing is known takes nothing."""
@@ -103,4 +117,5 @@ def placed(
         least_bytes=floor_bytes or max(LEAST_PAGES * page, LEAST_TOKENS * token),
         fixed=fixed,
         pinned=pinned,
+        busy=busy,
     )

@@ -63,7 +63,9 @@ class Homes:
             if simulation.placement.policy == "replicate"
             else Placer(simulation.placement, self._clock)
         )
-        self._rates = Rates(simulation.placement.window)
+        window = simulation.placement.window
+        self._rates, self._busy, self._lacked = Rates(window), Rates(window), Rates(window)
+        """Of tokens and of microseconds of steps, by model; of preemptions, by worker."""
         self._current: dict[str, tuple[str, ...]] = {}
         self._moving: dict[str, _Move] = {}
         self._devices = [
@@ -127,16 +129,18 @@ class Homes:
 
     def _placed(self, name: str) -> PlacedModel:
         model, page = self._models[name], self._workers[next(iter(self._workers))].device.settings
+        now = self._clock.now()
         weights = -(-round(model.part.weight_bytes) // page.page_bytes) * page.page_bytes
         return PlacedModel(
             name,
             weights * model.parts,
-            token_rate=self._rates.rate(name, self._clock.now()),
+            token_rate=self._rates.rate(name, now),
             token_bytes=model.kv_token_bytes,
             tpot=model.tpot or self._simulation.deadlines.tpot,
             parts=model.parts,
             least_bytes=LEAST_TOKENS * model.kv_token_bytes,
             fixed=model.pin or (model.parts > 1 and name in self._current),
+            busy=model.parts * self._busy.rate(name, now) / 1e6,
         )
 
     # --- while it runs --------------------------------------------------------------------------
@@ -175,6 +179,8 @@ class Homes:
                     totals = worker.instances[name].totals
                     count = totals.prompt_tokens + totals.generated_tokens
                     self._rates.read(name, where, count, now)
+                    self._busy.read(name, where, round(1e6 * totals.step_seconds), now)
+        devices = [replace(one, pressed=self._lacks(one.name, now)) for one in self._devices]
         self._give_up(now)
         wanted = {
             name
@@ -186,9 +192,15 @@ class Homes:
             for name in {**dict.fromkeys(self._awake()), **dict.fromkeys(sorted(wanted))}
         ]
         models = [replace(m, fixed=m.fixed or m.name in self._moving) for m in models]
-        for move in self._placer.look(models, self._devices, self._current).moves:
+        for move in self._placer.look(models, devices, self._current).moves:
             if move.source is not None and self._models[move.model].parts == 1:
                 self._begin(move.model, move.source, move.target, now)
+
+    def _lacks(self, worker: str, now: float) -> bool:
+        """Whether anything was preempted there of late."""
+        batchers = [instance.batcher for instance in self._workers[worker].instances.values()]
+        self._lacked.read(worker, worker, sum(one.preemptions for one in batchers), now)
+        return self._lacked.rate(worker, now) > 0
 
     def _begin(self, name: str, source: str, target: str, now: float) -> None:
         if not self._workers[source].engine.residents.awake(name):

@@ -30,7 +30,7 @@ class PlacedModel:
     values of one token. ``tpot``: target between tokens. ``parts``: tensor-parallel ones, each with
     its share of weights and demand, no two on one device. ``least_bytes``: keys and values that it
     must have room for at least. ``fixed``: it stays where it is. ``pinned``: where not all fit,
-    others are left out first.
+    others are left out first. ``busy``: the share of a device's time that its steps take.
     """
 
     name: str
@@ -42,6 +42,7 @@ class PlacedModel:
     least_bytes: int = 0
     fixed: bool = False
     pinned: bool = False
+    busy: float = 0.0
 
     @property
     def demand(self) -> float:
@@ -51,10 +52,12 @@ class PlacedModel:
 
 @dataclass(slots=True, frozen=True)
 class PlaceDevice:
-    """``capacity``: bytes for weights, keys and values of all its models."""
+    """``capacity``: bytes for weights, keys and values of all its models. ``pressed``: whether any
+    of them lacked pages of late."""
 
     name: str
     capacity: int
+    pressed: bool = True
 
 
 @dataclass(slots=True, frozen=True)

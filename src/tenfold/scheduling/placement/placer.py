@@ -7,6 +7,7 @@ reported back, by others.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
@@ -15,6 +16,7 @@ from tenfold.core.clock import Clock
 from tenfold.core.settings import PlacementSettings
 from tenfold.scheduling.placement.base import (
     Board,
+    Move,
     PlaceDevice,
     PlacedModel,
     Placement,
@@ -27,6 +29,11 @@ from tenfold.scheduling.placement.base import (
 from tenfold.scheduling.placement.registry import placement_policies
 from tenfold.scheduling.placement.static import spread
 from tenfold.scheduling.placement.threshold import Threshold
+
+MOST_BUSY = 0.6
+"""The share of its time that a device may compute after a model came to it, or as much as the one
+that the model leaves: pressure knows memory alone, and a model that waits for its turn is as late
+as one that waits for pages."""
 
 FIRST_RATE = 1.0
 """Tokens a second that every model is taken to get before anybody has asked it anything: without
@@ -44,12 +51,16 @@ class Homes:
 
 
 class Placer:
-    """Any policy but "replicate", which places nothing. Raises ConfigError for an unknown one."""
+    """Any policy but "replicate", which places nothing. Raises ConfigError for an unknown one.
+
+    "paper" moves as published: whenever a pressure is lower elsewhere. With the others a model
+    leaves only a device that is ``pressed``, and only for one that it does not crowd."""
 
     def __init__(self, settings: PlacementSettings, clock: Clock) -> None:
         self.settings = settings
         self.policy = placement_policies.get(settings.policy)(settings)
         self.threshold = Threshold(settings.threshold)
+        self._published = settings.policy == "paper"
         self._clock = clock
         self._moved: dict[str, float] = {}
 
@@ -96,15 +107,23 @@ class Placer:
         """What should move now. Call it every ``period`` seconds, with the models that are awake
         or asked for; tell ``moved`` of each that did."""
         now = self._clock.now()
-        resting = {name for name, at in self._moved.items() if now - at < self.settings.cooldown}
-        models = [replace(m, fixed=m.fixed or m.name in resting) for m in models]
+        held = {name for name, at in self._moved.items() if now - at < self.settings.cooldown}
+        if not self._published:
+            calm = {device.name for device in devices if not device.pressed}
+            held |= {m.name for m in models if calm.issuperset(current.get(m.name, ("",)))}
         board = board_of(devices, parts_of(models, devices, current))
         worst = highest(board.pressures())
         tau = 0.0 if worst == inf else self.threshold.value() * worst
-        plan = self.policy.place(models, devices, current, tau)
+        while True:
+            chosen = [replace(m, fixed=m.fixed or m.name in held) for m in models]
+            plan = self.policy.place(chosen, devices, current, tau)
+            crowding = set() if self._published else _crowding(plan.moves, models, current)
+            if not crowding:
+                break
+            held |= crowding
         if any(move.source is not None for move in plan.moves):
             self.threshold.taken()
-        elif not resting:  # with models held fast, nothing is offered
+        elif not held:  # with models held fast, nothing is offered
             self.threshold.passed_over(plan.offered)
         return plan
 
@@ -135,6 +154,27 @@ class Placer:
             if gain <= self.threshold.value() * board.pressure(home):
                 return home
         return best
+
+
+def _crowding(
+    moves: Sequence[Move], models: Sequence[PlacedModel], current: Mapping[str, tuple[str, ...]]
+) -> set[str]:
+    """Those that would go to a device which computes too much already."""
+    busy = {model.name: model.busy / model.parts for model in models}
+    before: dict[str, float] = defaultdict(float)
+    for model in models:
+        for device in current.get(model.name, ()):
+            before[device] += busy[model.name]
+    after = before.copy()
+    leaving = [(move.model, move.source, move.target) for move in moves if move.source is not None]
+    for name, source, target in leaving:
+        after[source] -= busy[name]
+        after[target] += busy[name]
+    return {
+        name
+        for name, source, target in leaving
+        if after[target] > max(MOST_BUSY, before[source], before[target])
+    }
 
 
 def _could(devices: Sequence[PlaceDevice], weight: float, name: str) -> bool:
