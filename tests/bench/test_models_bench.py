@@ -181,6 +181,15 @@ def test_claims_are_read_off_the_curves() -> None:
     assert [row[0] for row in rows] == ["elastic", "static", "quota"]
 
 
+def test_the_half_is_of_all_seeds_together() -> None:
+    """One seed's trace may be kinder than the other's; both count."""
+    parts = {"A": points({"elastic": {1.0: 1.0, 2.0: 0.9}, "static": {1.0: 1.0, 2.0: 0.2}})}
+    parts["A"]["static|2|1"]["attainment"] = 0.6
+    assert half_load(parts, "A") == pytest.approx(1.83, abs=0.01)
+    parts["A"]["static|2|1"]["attainment"] = 0.9
+    assert half_load(parts, "A") == 0.0
+
+
 def test_a_ratio_that_is_too_small_is_said_to_be() -> None:
     parts = {"B": points({"elastic": {1.0: 1.0, 2.0: 0.9}, "swap": {1.0: 1.0, 2.0: 0.8}})}
     [near] = claims(parts)  # nobody falls to a half

@@ -10,9 +10,12 @@ import pytest
 from tenfold.core.errors import ConfigError
 from tenfold.costs.presets import LINK_SHARE, PCIE5
 from tenfold.costs.shapes import SHAPES, shape
+from tenfold.fleet.simulator.cluster import Cluster
 from tenfold.fleet.simulator.config import read_simulation
 from tenfold.fleet.simulator.settings import Simulation
 from tenfold.fleet.simulator.simulate import Result, held_models, simulate
+from tenfold.fleet.simulator.worker import SimulatedWorker
+from tenfold.fleet.workloads.trace import Asked, Speaker
 
 SMALL = {"name": "small", "shape": "llama3.2-1b", "count": 4, "ttft": 0.5, "tpot": 0.1}
 BIG = {"name": "big", "shape": "llama3.1-8b", "ttft": 1.0, "tpot": 0.1}
@@ -38,13 +41,18 @@ def made(
 
 def asked_once(model: str, at: float) -> Any:
     """A workload of one call at a time."""
-    from tenfold.fleet.workloads.trace import Asked, Speaker
+    return Rows([Asked(at, model, "c", 60, 10)])
 
-    class Once:
-        def calls(self, seed: int, seconds: float) -> Any:
-            return iter([Speaker(seed).call(Asked(at, model, "c", 60, 10))])
 
-    return Once()
+class Rows:
+    """A workload of these requests."""
+
+    def __init__(self, rows: list[Asked]) -> None:
+        self.rows = rows
+
+    def calls(self, seed: int, seconds: float) -> Any:
+        speaker = Speaker(seed)
+        return iter([speaker.call(row) for row in self.rows])
 
 
 def everything_answered(result: Result) -> bool:
@@ -210,6 +218,51 @@ def test_models_that_press_on_each_other_move_apart() -> None:
     assert everything_answered(result)
     assert result.models["busy-0"].homes != result.models["busy-1"].homes
     assert result.moves <= 3
+
+
+def test_what_waits_for_a_sleeper_goes_on_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two models share a device that holds one of them, and take turns. When the other device is
+    left, one of them goes there with all that waits for it, and nobody waits any more."""
+    sent: list[tuple[str, str, int]] = []
+    send_on = Cluster._send_on
+
+    def watched(self: Cluster, model: str, source: SimulatedWorker, now: float) -> None:
+        held = [live for live in self._live.values() if live.call.model == model]
+        waiting = [live for live in held if live.outcome.started < 0]
+        send_on(self, model, source, now)
+        assert all(live.worker is not source for live in waiting)
+        sent.append((model, source.name, len(waiting)))
+
+    monkeypatch.setattr(Cluster, "_send_on", watched)
+    names = ("a", "b", "c")
+
+    def run(until: dict[str, float]) -> Result:
+        simulation = made(
+            [BIG | {"name": name} for name in names],
+            placement={"period": 2.0},
+            residency={"idle_seconds": 3.0, "evict": "always"},
+            run={"seconds": 30.0},
+        )
+        rows = [
+            Asked(at / 4, name, "c", 200, 30)
+            for at in range(120)
+            for name, end in until.items()
+            if at / 4 < end
+        ]
+        simulation.workloads = [Rows(rows)]
+        return simulate(simulation)
+
+    begun = run(dict.fromkeys(names, 0.5)).models
+    homes = [begun[name].homes for name in names]
+    alone = next(name for name in names if homes.count(begun[name].homes) == 1)
+    sent.clear()
+    result = run({name: 8.0 if name == alone else 30.0 for name in names})
+    assert everything_answered(result)
+    busy = [result.models[name].homes for name in names if name != alone]
+    assert busy[0] != busy[1]
+    assert any(count for _, _, count in sent)
+    calm = [one.first - one.at for one in result.run.calls if one.at > 20]
+    assert max(calm) < 0.5
 
 
 def test_memory_that_moves_serves_more_than_memory_that_does_not() -> None:

@@ -292,6 +292,37 @@ def test_only_the_published_form_moves_where_no_pages_lack() -> None:
     assert (move.model, move.source, move.target) == ("z", None, "b")
 
 
+def test_more_wanted_than_fits_at_once_presses_as_well() -> None:
+    models = [model("x", 6, 100), model("y", 6, 90)]
+    calm = [replace(device, pressed=False) for device in TWO]
+    [move] = placer()[0].look(models, calm, {"x": ("a",), "y": ("a",)}).moves
+    assert (move.source, move.target) == ("a", "b")
+
+
+def test_a_calm_device_of_the_highest_pressure_does_not_hide_a_pressed_one() -> None:
+    three = [*TWO, PlaceDevice("calm", 10 * GIB, pressed=False)]
+    models = [model("x", 2, 100), model("y", 2, 90), model("hot", 2, 9000)]
+    homes = {"x": ("a",), "y": ("a",), "hot": ("calm",)}
+    [move] = placer()[0].look(models, three, homes).moves
+    assert (move.source, move.target) == ("a", "b")
+
+
+def test_parts_on_devices_that_are_left_alone_stay_and_weigh_where_they_are() -> None:
+    """A model lies on the calm device and on b, where it leaves too little room for another."""
+    three = [*TWO, PlaceDevice("calm", 10 * GIB, pressed=False)]
+    models = [
+        model("x", 3, 100),
+        model("y", 3, 90),
+        model("hot", 1, 9000),
+        model("both", 16, 1, parts=2),
+    ]
+    homes = {"x": ("a",), "y": ("a",), "hot": ("calm",), "both": ("b", "calm")}
+    assert not placer()[0].look(models, three, homes).moves
+    models[-1] = model("both", 8, 1, parts=2)
+    [move] = placer()[0].look(models, three, homes).moves
+    assert move.model in ("x", "y") and move.target == "b"
+
+
 def test_no_model_goes_where_it_would_crowd() -> None:
     def target(busy: float, others: float, mine: Placer | None = None) -> dict[str, str]:
         models = [
@@ -382,6 +413,24 @@ def test_a_sleeper_wakes_where_the_pressure_is_lowest() -> None:
     assert mine.activate(model("s", 7.9), [model("x", 4, 1), model("y", 2, 9)], TWO, now) == "b"
     assert mine.activate(model("s", 9), awake, TWO, now) is None
     assert mine.activate(model("new", 1), awake, TWO, {"x": ("a",), "y": ("b",)}) == "b"
+
+
+def test_a_sleeper_wakes_where_it_leaves_memory_for_keys_and_values() -> None:
+    """On "b" it presses less before it comes, and more with it. As published, that is not seen."""
+    awake = [model("x", 2, 100), model("y", 7, 20)]
+    now = {"x": ("a",), "y": ("b",), "s": ("gone",)}
+    sleeper = model("s", 2.5, 100)
+    assert placer()[0].activate(sleeper, awake, TWO, now) == "a"
+    assert placer("paper")[0].activate(sleeper, awake, TWO, now) == "b"
+
+
+def test_a_sleeper_that_moved_just_now_wakes_there() -> None:
+    mine, clock = placer(cooldown=30.0)
+    awake, now = [model("x", 2, 100)], {"x": ("a",), "s": ("a",)}
+    mine.moved("s")
+    assert mine.activate(model("s", 2), awake, TWO, now) is None
+    clock.advance(30)
+    assert mine.activate(model("s", 2), awake, TWO, now) == "b"
 
 
 @given(st.permutations(range(4)))

@@ -43,6 +43,15 @@ class Rival:
     def sustains(self, level: float) -> Estimate:
         return Estimate.of([sustained(curve, level) for curve in self.curves])
 
+    @property
+    def mean(self) -> Curve:
+        """Over seeds, at the loads that were run with all of them."""
+        loads = set.intersection(*(set(curve) for curve in self.curves)) if self.curves else set()
+        return {
+            load: sum(curve[load] for curve in self.curves) / len(self.curves)
+            for load in sorted(loads)
+        }
+
     def falls_below(self, level: float) -> bool:
         """Whether every curve does somewhere; if not, it sustains more than was run."""
         return all(min(curve.values()) < level for curve in self.curves)

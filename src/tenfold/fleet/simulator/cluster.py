@@ -94,7 +94,7 @@ class Cluster:
         self._run = Run(0.0)
         self._numbers = {worker.name: number for number, worker in enumerate(workers)}
         if homes is not None:
-            homes.send = self.give
+            homes.send, homes.send_on = self.give, self._send_on
         for worker in workers:
             router.join(worker.name)
             self._hear(worker, worker.begin(shares, tell_prefixes=router.follows_caches))
@@ -205,6 +205,18 @@ class Cluster:
             self._file(worker)
         self._hear(worker, heard)
 
+    def _send_on(self, model: str, source: SimulatedWorker, now: float) -> None:
+        """What waits there is aborted, and asked of the worker that has the model now."""
+        waiting = [
+            live
+            for live in self._live.values()
+            if live.worker is source and live.call.model == model and live.outcome.started < 0
+        ]
+        for live in waiting:
+            self.router.dropped(live.outcome.id)
+            self._dispatch(live, now)
+            self.give(source, Abort(live.outcome.id), now)
+
     def _finish_step(self) -> None:
         worker = heappop(self._steps)[3]
         heard = worker.finish()
@@ -221,9 +233,9 @@ class Cluster:
         for event in events:
             if isinstance(event, StepDone):
                 for begun in event.started:
-                    live = self._live[begun.request_id]
-                    if live.worker is not worker:
-                        continue  # another part of the model
+                    live = self._live.get(begun.request_id)
+                    if live is None or live.worker is not worker:
+                        continue  # another part of the model, or it was sent on meanwhile
                     outcome = live.outcome
                     outcome.started, outcome.cached_tokens = begun.at, begun.cached_tokens
                     if self.admission is not None:
@@ -238,9 +250,10 @@ class Cluster:
                 self.homes.heard(worker.name, event, worker.clock.now())
 
     def _failed(self, worker: SimulatedWorker, event: RequestFailed) -> None:
-        live = self._live.pop(event.request_id, None)
-        if live is None:
-            return  # another part failed before
+        live = self._live.get(event.request_id)
+        if live is None or (live.worker is not worker and not live.others):
+            return  # another part failed before, or it was sent on meanwhile
+        del self._live[event.request_id]
         if live.outcome.started < 0 and self.admission is not None:
             self.admission.gone(live.outcome.client, live.outcome.prompt_tokens)
         self.router.dropped(event.request_id)
@@ -259,7 +272,9 @@ class Cluster:
 
     def _output(self, worker: SimulatedWorker, output: TokenOutput, now: float) -> None:
         live = self._live.get(output.request_id)
-        if live is None or (live.others and not self._whole(live, worker, output, now)):
+        if live is None or (live.worker is not worker and not live.others):
+            return  # it was sent on meanwhile
+        if live.others and not self._whole(live, worker, output, now):
             return
         outcome = live.outcome
         if outcome.first < 0:

@@ -1,9 +1,9 @@
 """Where the models of a simulated fleet live: which workers hold them, and how they move.
 
 What decides is what decides in a server: ``scheduling.placement.placer``. A model that moves is
-brought to its new worker while the old one goes on; when it is there, new requests go to it, and
-the old worker answers what it has and lets it sleep. Models of several parts stay where they were
-put. Does not know who asks for them, nor what a step costs.
+brought to its new worker while the old one goes on; when it is there, new requests go to it and
+those that wait are sent there, and the old worker answers what it began and lets it sleep. Models
+of several parts stay where they were put. Does not know who asks for them, nor what a step costs.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from tenfold.scheduling.placement.rates import Rates
 
 Send = Callable[[SimulatedWorker, Command, float], None]
 """Give a worker a command at a time."""
+
+SendOn = Callable[[str, SimulatedWorker, float], None]
+"""Send a model's requests that wait at a worker to where it is now, at a time."""
 
 GIVE_UP_SECONDS = 30.0
 """A model that found no room at its new worker for so long stays where it is."""
@@ -50,7 +53,8 @@ class Homes:
         held: Mapping[str, HeldModel],
     ) -> None:
         self.send: Send = _nobody
-        """Set by who runs the workers."""
+        self.send_on: SendOn = _nobody
+        """Both are set by who runs the workers."""
         self.moves = 0
         """That were begun and carried through."""
         self._simulation = simulation
@@ -203,13 +207,10 @@ class Homes:
         return self._lacked.rate(worker, now) > 0
 
     def _begin(self, name: str, source: str, target: str, now: float) -> None:
-        if not self._workers[source].engine.residents.awake(name):
-            self._hold(name, self._workers[target], asleep=True)
-            if not self._workers[source].instances[name].has_work:
-                self._current[name] = (target,)
-                self._moved(name)
-            return
         self._hold(name, self._workers[target], asleep=True)
+        if not self._workers[source].engine.residents.awake(name):
+            self._arrived(name, source, target, now)
+            return
         self._moving[name] = _Move(source, target, now)
         self.send(self._workers[target], WakeModel(name), now)
 
@@ -219,8 +220,7 @@ class Homes:
         if move is None or worker != move.target or event.state != "resident":
             return
         del self._moving[event.name]
-        self._current[event.name] = (move.target,)
-        self._moved(event.name)
+        self._arrived(event.name, move.source, move.target, now)
         self.send(self._workers[move.source], SleepModel(event.name), now)
 
     def _give_up(self, now: float) -> None:
@@ -231,13 +231,16 @@ class Homes:
                 assert self._placer is not None
                 self._placer.moved(name)
 
-    def _moved(self, name: str) -> None:
+    def _arrived(self, name: str, source: str, target: str, now: float) -> None:
+        """From now on its requests go to the target, those that wait included."""
         assert self._placer is not None
+        self._current[name] = (target,)
         self.moves += 1
         self._placer.moved(name)
+        self.send_on(name, self._workers[source], now)
 
 
-def _nobody(worker: SimulatedWorker, command: Command, now: float) -> None:
+def _nobody(*_: object) -> None:
     """Nothing moves before somebody runs the workers."""
 
 

@@ -158,11 +158,12 @@ class Board:
         room = self.capacity[device]
         return weight < room and weight + least <= room and not self.sibling(part, device)
 
-    def pressure(self, device: str) -> float:
+    def pressure(self, device: str, more: Part | None = None) -> float:
         """KVPR of Prism, section 6.1: demand over the memory that weights leave; infinite where
-        they leave none."""
-        left = self.capacity[device] - self.weight[device]
-        return self.demand[device] / left if left > 0 else inf
+        they leave none. With ``more`` on it, if that is given."""
+        weight, demand = (more.weight, more.demand) if more is not None else (0.0, 0.0)
+        left = self.capacity[device] - self.weight[device] - weight
+        return (self.demand[device] + demand) / left if left > 0 else inf
 
     def pressures(self) -> dict[str, float]:
         return {device: self.pressure(device) for device in self.capacity}

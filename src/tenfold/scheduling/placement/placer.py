@@ -106,11 +106,13 @@ class Placer:
     ) -> PlacementPlan:
         """What should move now. Call it every ``period`` seconds, with the models that are awake
         or asked for; tell ``moved`` of each that did."""
-        now = self._clock.now()
-        held = {name for name, at in self._moved.items() if now - at < self.settings.cooldown}
+        held = self._resting()
         if not self._published:
+            now_at = board_of(devices, parts_of(models, devices, current)).pressures()
+            devices = [replace(d, pressed=d.pressed or now_at[d.name] == inf) for d in devices]
             calm = {device.name for device in devices if not device.pressed}
             held |= {m.name for m in models if calm.issuperset(current.get(m.name, ("",)))}
+            models, devices, current = _relief(models, devices, current)
         board = board_of(devices, parts_of(models, devices, current))
         worst = highest(board.pressures())
         tau = 0.0 if worst == inf else self.threshold.value() * worst
@@ -127,6 +129,10 @@ class Placer:
             self.threshold.passed_over(plan.offered)
         return plan
 
+    def _resting(self) -> set[str]:
+        now = self._clock.now()
+        return {name for name, at in self._moved.items() if now - at < self.settings.cooldown}
+
     def moved(self, model: str) -> None:
         """The model moved, or could not: it rests for ``cooldown`` seconds."""
         self._moved[model] = self._clock.now()
@@ -138,22 +144,62 @@ class Placer:
         devices: Sequence[PlaceDevice],
         current: Mapping[str, tuple[str, ...]],
     ) -> str | None:
-        """Where a model that sleeps or is nowhere should wake: the device of the lowest pressure
-        that has room beside what is ``awake`` there; its home where that is not worse by more than
-        the threshold. None: no device has room, and memory must be made where it belongs. For
-        models of one part."""
+        """Where a model that sleeps or is nowhere should wake: the device whose pressure is lowest
+        with the model on it (as published: before), of those that have room beside what is
+        ``awake`` there; its home where that is not worse by more than the threshold. None: no
+        device has room, and memory must be made where it belongs; or it moved just now. For models
+        of one part."""
         board = board_of(devices, parts_of(awake, devices, current))
         part = parts_of([model], devices, current)[0]
         open_to = [device for device in board.capacity if board.fits(part, device)]
-        if not open_to or model.fixed:
+        if not open_to or model.fixed or model.name in self._resting():
             return None
-        best = min(open_to, key=lambda d: (board.pressure(d), board.weight[d]))
+        pressures = {d: board.pressure(d, None if self._published else part) for d in open_to}
+        best = min(open_to, key=lambda d: (pressures[d], board.weight[d]))
         home = part.home
         if home in open_to and home is not None:
-            gain = board.pressure(home) - board.pressure(best)
-            if gain <= self.threshold.value() * board.pressure(home):
+            gain = pressures[home] - pressures[best]
+            if gain <= self.threshold.value() * pressures[home]:
                 return home
         return best
+
+
+def _relief(
+    models: Sequence[PlacedModel],
+    devices: Sequence[PlaceDevice],
+    current: Mapping[str, tuple[str, ...]],
+) -> tuple[Sequence[PlacedModel], Sequence[PlaceDevice], Mapping[str, tuple[str, ...]]]:
+    """The problem without devices that lack nothing, though their pressure is no lower than that of
+    those that do: nothing is to leave them, and as the highest they would hide all others. Of a
+    model in parts what lies elsewhere stays. Where a model is nowhere, all devices are open to it
+    and the problem is the whole one."""
+    parts = parts_of(models, devices, current)
+    pressures = board_of(devices, parts).pressures()
+    worst = max((pressures[one.name] for one in devices if one.pressed), default=inf)
+    away = {one.name for one in devices if not one.pressed and pressures[one.name] >= worst}
+    if not away or any(part.home is None for part in parts):
+        return models, devices, current
+    kept, homes = [], dict(current)
+    for model in models:
+        there = current.get(model.name, ())
+        here = tuple(device for device in there if device not in away)
+        if len(here) == len(there):
+            kept.append(model)
+        elif here:
+            share = len(here) / model.parts
+            kept.append(
+                replace(
+                    model,
+                    weight_bytes=round(model.weight_bytes * share),
+                    least_bytes=round(model.least_bytes * share),
+                    token_rate=model.token_rate * share,
+                    busy=model.busy * share,
+                    parts=len(here),
+                    fixed=True,
+                )
+            )
+            homes[model.name] = here
+    return kept, [device for device in devices if device.name not in away], homes
 
 
 def _crowding(
