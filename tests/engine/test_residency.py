@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,6 +35,7 @@ from tenfold.core.settings import DeviceSettings, ResidencySettings
 from tenfold.core.types import EngineRequest, SamplingParams
 from tenfold.engine.device import Device
 from tenfold.engine.engine import Engine
+from tenfold.engine.weights import PackedWeights
 from tenfold.memory.page_cache import HeldFile, drop_from_page_cache, image_in_page_cache
 
 PAGE = 16 << 10
@@ -404,8 +406,50 @@ def test_one_that_sleeps_is_held_in_the_hosts_memory_until_it_wakes(
     assert not mapped()
 
 
+def test_waking_brings_back_only_what_others_took(
+    host: Host, alone: dict[str, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory that nobody wanted is as the model left it, and costs no reading."""
+    weights = host.engine.instances["gemma"].weights
+    assert isinstance(weights, PackedWeights)
+    read: list[int] = []
+    refill = weights._refill
+
+    def counted(parts: Any = None) -> None:
+        read.append(sum(end - first for first, end in parts))
+        refill(parts)
+
+    monkeypatch.setattr(weights, "_refill", counted)
+    host.device.pool.reserve(4000)
+
+    def sleep_and_ask(turn: int, taken: int) -> None:
+        host.engine.handle(SleepModel("gemma"))
+        host.settle()
+        assert weights.space.ready_pages == weights.pages
+        thief = host.device.pool.create(f"thief{turn}", "w", 4000 * PAGE)
+        stats = host.device.pool.stats()
+        free = stats.capacity - stats.mapped - weights.pages
+        assert thief.map(range(free + taken))
+        assert weights.space.ready_pages == weights.pages - taken
+        thief.close()
+        host.ask(f"gemma{turn}", "gemma")
+        host.run(looking=True)
+        assert host.tokens[f"gemma{turn}"] == alone[f"gemma{turn}"]
+
+    sleep_and_ask(0, taken=0)
+    assert read == []
+    sleep_and_ask(1, taken=3)
+    assert len(read) == 1 and 2 * PAGE < read[0] <= 3 * PAGE
+    host.engine.handle(SleepModel("gemma", "cold"))
+    host.settle()
+    assert weights.space.ready_pages == 0
+    host.ask("gemma2", "gemma")
+    host.run()
+    assert host.tokens["gemma2"] == alone["gemma2"] and read[1] == weights.space.nbytes
+
+
 def test_an_image_that_is_gone_is_packed_again(host: Host, alone: dict[str, list[int]]) -> None:
-    host.engine.handle(SleepModel("gemma"))
+    host.engine.handle(SleepModel("gemma", "cold"))
     host.settle()
     image = host.engine.instances["gemma"].weights._image.path  # type: ignore[attr-defined]
     assert image is not None
@@ -421,7 +465,7 @@ def test_weights_that_cannot_be_had_fail_the_requests_with_the_reason(
     path = tmp_path / "own"
     make_tiny("gemma3_text", path)
     host = Host({"gemma": path}, 4000, tmp_path / "packed")
-    host.engine.handle(SleepModel("gemma"))
+    host.engine.handle(SleepModel("gemma", "cold"))
     host.settle()
     image = host.engine.instances["gemma"].weights._image.path  # type: ignore[attr-defined]
     image.unlink()

@@ -153,6 +153,53 @@ def test_pages_that_do_not_grow_are_not_kept(make_pool):
     assert pool.stats().reserved == 2 + spare and pool.check() == []
 
 
+def test_what_a_range_keeps_is_there_again_unless_it_was_taken(make_pool):
+    pool = make_pool(8, reserve_pages=8)
+    one = pool.create("a", "w", 6 * SMALL, grows=False, keeps=True)
+    two = pool.create("b", "kv", 8 * SMALL)
+    assert one.map_all()
+    bytes_of(one).fill_(3)
+    assert one.unmap_all() == 6 and (pool.stats().mapped, one.ready_pages) == (0, 6)
+    assert one.claim_all() and not one.claimed and (bytes_of(one) == 3).all()
+    one.unmap_all()
+    assert two.map([0, 1, 2, 3]) and not bytes_of(two).any()
+    assert one.ready_pages == 4 and pool.check() == []
+    bytes_of(two)[: 4 * SMALL].fill_(5)
+    two.unmap([0, 1, 2, 3])
+    assert one.claim_all() and len(one.claimed) == 2
+    taken = sorted(one.claimed)
+    one.populate()
+    for page in range(6):
+        held = bytes_of(one)[page * SMALL : (page + 1) * SMALL]
+        assert (held == (0 if page in taken else 3)).all()
+    assert pool.check() == []
+
+
+def test_what_a_range_keeps_is_taken_last_and_can_be_forgotten(make_pool):
+    pool = make_pool(8, reserve_pages=8)
+    one = pool.create("a", "w", 4 * SMALL, grows=False, keeps=True)
+    two, three = pool.create("b", "kv", 8 * SMALL), pool.create("c", "kv", 8 * SMALL)
+    assert one.map_all() and two.map([0, 1, 2, 3])
+    one.unmap_all()
+    two.unmap([1, 2, 3])
+    assert three.map([0, 1, 2]) and one.ready_pages == 4  # though it has been waiting for longer
+    assert three.map([3, 4]) and one.ready_pages == 2
+    one.forget_kept()
+    assert one.ready_pages == 0 and pool.check() == []
+    three.unmap([0, 1, 2, 3, 4])
+    assert one.claim_all() and len(one.claimed) == 4
+    one.populate()
+    assert not bytes_of(one).any()
+
+
+def test_what_is_kept_is_bounded_by_the_high_mark(make_pool):
+    pool = make_pool(8, reserve_pages=2)
+    one = pool.create("a", "w", 6 * SMALL, grows=False, keeps=True)
+    assert one.map_all() and one.unmap_all() == 6
+    spare = pool.backend.spare_pages
+    assert one.ready_pages + spare <= 2 and pool.stats().reserved <= 2 and pool.check() == []
+
+
 def test_a_page_on_its_way_is_waited_for_by_who_needs_it_and_by_nobody_else(make_pool):
     pool = make_pool(8, reserve_pages=4)
     one, two = pool.create("a", "kv", 8 * SMALL), pool.create("b", "kv", 8 * SMALL)

@@ -48,6 +48,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.ranges: dict = {}
         self.views: dict = {}
         self.values: dict = {}
+        self.kept: dict = {}
         self.stamp = 0
 
     def open_backend(self) -> PageBackend:
@@ -60,14 +61,20 @@ class PoolMachine(RuleBasedStateMachine):
         keys = sorted(key for key in self.ranges if self.values[key] or not wanted)
         return data.draw(st.sampled_from(keys))
 
-    @rule(owner=st.sampled_from(OWNERS), name=st.sampled_from(["w", "kv"]), pages=st.integers(1, 9))
-    def create(self, owner: str, name: str, pages: int) -> None:
+    @rule(
+        owner=st.sampled_from(OWNERS),
+        name=st.sampled_from(["w", "kv"]),
+        pages=st.integers(1, 9),
+        keeps=st.booleans(),
+    )
+    def create(self, owner: str, name: str, pages: int, keeps: bool) -> None:
         if (owner, name) in self.ranges:
             return
         grows = name == "kv"
-        vrange = self.pool.create(owner, name, pages * self.page_bytes, grows=grows)
+        keeps = keeps and not grows
+        vrange = self.pool.create(owner, name, pages * self.page_bytes, grows=grows, keeps=keeps)
         self.ranges[owner, name] = vrange
-        self.values[owner, name] = {}
+        self.values[owner, name], self.kept[owner, name] = {}, {}
         self.views[owner, name] = self.view(vrange)
 
     def view(self, vrange: VirtualRange):
@@ -123,7 +130,7 @@ class PoolMachine(RuleBasedStateMachine):
         pages = data.draw(st.lists(mapped, unique=True, min_size=1))
         self.ranges[key].unmap(pages)
         for page in pages:
-            del self.values[key][page]
+            self.kept[key][page] = self.values[key].pop(page)
 
     @rule(owner=st.sampled_from(OWNERS), limit=st.none() | st.integers(0, 12))
     def limit(self, owner: str, limit: int | None) -> None:
@@ -157,7 +164,10 @@ class PoolMachine(RuleBasedStateMachine):
         if key[1] == "w" and data.draw(st.booleans()):
             assert self.ranges[key].claim_all() is fits
             assert self.pool.check() == []
+            claimed = set(self.ranges[key].claimed)
             self.ranges[key].populate()
+            if fits:
+                self.find_again(key, claimed)
         else:
             assert self.ranges[key].map_all() is fits
         if fits:
@@ -165,10 +175,26 @@ class PoolMachine(RuleBasedStateMachine):
             for page in range(self.ranges[key].pages):
                 self.paint(key, page, self.stamp)
 
+    def find_again(self, key: tuple, claimed: set[int]) -> None:
+        """Pages that were given back are as they were, if nobody had their memory meanwhile."""
+        seen, keeps = self.look(key), self.ranges[key].keeps
+        for page in set(range(self.ranges[key].pages)) - set(self.values[key]):
+            value = self.kept[key][page] if keeps and page not in claimed else 0
+            assert seen[page] == (value, value), (key, page)
+
+    @precondition(lambda self: self.ranges)
+    @rule(data=st.data())
+    def forget_kept(self, data) -> None:
+        key = self.pick(data)
+        self.ranges[key].forget_kept()
+        assert self.ranges[key].ready_pages == 0
+        self.kept[key] = {}
+
     @rule(owner=st.sampled_from(OWNERS))
     def sleep(self, owner: str) -> None:
         for key in [key for key in self.ranges if key[0] == owner]:
             assert self.ranges[key].unmap_all() == len(self.values[key])
+            self.kept[key] |= self.values[key]
             self.values[key] = {}
         assert self.pool.stats().mapped == self.mapped()
 
@@ -201,7 +227,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     def forget(self, key: tuple) -> None:
         self.late_look(self.views.pop(key))
-        del self.ranges[key], self.values[key]
+        del self.ranges[key], self.values[key], self.kept[key]
 
     @invariant()
     def every_page_reads_as_its_owner_left_it(self) -> None:

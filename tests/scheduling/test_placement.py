@@ -429,6 +429,7 @@ def test_a_sleeper_that_moved_just_now_wakes_there() -> None:
     awake, now = [model("x", 2, 100)], {"x": ("a",), "s": ("a",)}
     mine.moved("s")
     assert mine.activate(model("s", 2), awake, TWO, now) is None
+    assert mine.activate(model("s", 2), awake, TWO, now | {"s": ("gone",)}) == "b"
     clock.advance(30)
     assert mine.activate(model("s", 2), awake, TWO, now) == "b"
 

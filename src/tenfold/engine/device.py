@@ -141,7 +141,9 @@ class Device:
             self._lend_scratch()  # what the kernels knew of its addresses is void
 
     def _create(self, name: str, what: str, nbytes: int) -> VirtualRange:
-        space = self.pool.create(name, what, nbytes, grows=what.startswith("kv-"))
+        keeps = what == "weights" and self.settings.residency.mode == "elastic"
+        grows = what.startswith("kv-")
+        space = self.pool.create(name, what, nbytes, grows=grows, keeps=keeps)
         self._ranges.setdefault(name, {})[what] = space
         return space
 

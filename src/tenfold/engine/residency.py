@@ -141,7 +141,7 @@ class Residents:
         nothing brings them."""
         one = self._models[name]
         if one.state == "waking":
-            return one.since + (one.wake_seconds or one.instance.weights.seconds())
+            return one.since + one.waking_takes()
         return -inf if one.state == "resident" else inf
 
     @property

@@ -75,8 +75,13 @@ class Resident:
             draining=self.draining,
             ttl=keep if keep is not None and keep >= 0 else options.ttl,
             evict_cost=options.evict_cost,
-            wake_seconds=self.wake_seconds or instance.weights.seconds(),
+            wake_seconds=self.waking_takes(),
         )
+
+    def waking_takes(self) -> float:
+        """Seconds: what it took the last time if it is awake, and else would take now."""
+        took = self.wake_seconds if self.state == "resident" else 0.0
+        return took or self.instance.weights.seconds()
 
     def tell(
         self, stats: ModelStats, now: float, page_bytes: int, settings: ResidencySettings

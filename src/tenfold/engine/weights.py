@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tenfold.core.clock import Clock
 from tenfold.core.machine import memory
 from tenfold.memory.page_cache import HeldFile
+from tenfold.memory.ranges import runs
 
 if TYPE_CHECKING:
     from tenfold.memory.ranges import VirtualRange
+    from tenfold.models.loading import Refill
 
 BYTES_A_SECOND = 1e9
 """What reading weights into their pages is taken to bring, before it was seen."""
@@ -62,36 +64,50 @@ class ModelWeights(Protocol):
         ...
 
     def seconds(self) -> float:
-        """What ``fill`` is expected to take."""
+        """What ``fill`` is expected to take now; or took, while they are there."""
         ...
 
 
 class PackedWeights:
-    """Weights in a range of the page pool, written by ``refill``. ``image``: the file it reads."""
+    """Weights in a range of the page pool, written by ``refill``. ``image``: the file it reads.
 
-    def __init__(
-        self, space: VirtualRange, refill: Callable[[], None], image: Path | None = None
-    ) -> None:
+    Where the range keeps, what waking takes is for the pages that others took meanwhile."""
+
+    def __init__(self, space: VirtualRange, refill: Refill, image: Path | None = None) -> None:
         self.space = space
         self._refill = refill
         self._image = None if image is None else HeldFile(image, _spare)
+        self._lost: set[int] = set()
+        """Pages that are mapped, or kept, without the weights in them."""
         self._took = 0.0
+        self._page_seconds = space.page_bytes / BYTES_A_SECOND
 
     @property
     def pages(self) -> int:
         return self.space.pages
 
     def map(self) -> bool:
-        return self.space.claim_all()
+        if not self.space.claim_all():
+            return False
+        self._lost |= self.space.claimed
+        return True
 
     def missing(self) -> int:
         return self.space.pages - self.space.mapped_pages - self.space.available()
 
     def fill(self) -> None:
-        began = perf_counter()
+        began, lost = perf_counter(), len(self._lost)
         self.space.populate()
-        self._refill()
+        if lost:
+            page, end = self.space.page_bytes, self.space.nbytes
+            parts = [
+                (one.first * page, (one.first + one.length) * page) for one in runs(self._lost)
+            ]
+            self._refill([(first, min(last, end)) for first, last in parts])
+            self._lost.clear()
         self._took = perf_counter() - began
+        if lost:
+            self._page_seconds = self._took / lost
         if self._image is not None:
             self._image.release()
 
@@ -104,11 +120,15 @@ class PackedWeights:
             self._image.hold()
 
     def leave_host(self) -> None:
+        self.space.forget_kept()
         if self._image is not None:
             self._image.drop()
 
     def seconds(self) -> float:
-        return self._took or self.space.nbytes / BYTES_A_SECOND
+        if not self.space.mapped_pages:
+            kept = self.space.ready_pages if self.space.keeps else 0
+            return (self.space.pages - kept) * self._page_seconds
+        return len(self._lost) * self._page_seconds or self._took
 
 
 def _spare(nbytes: int) -> bool:

@@ -53,19 +53,22 @@ class PagePool:
         self._map_times, self._unmap_times = PageTimes(), PageTimes()
         self.on_want: Callable[[], None] | None = None
 
-    def create(self, owner: str, name: str, nbytes: int, *, grows: bool = True) -> VirtualRange:
+    def create(
+        self, owner: str, name: str, nbytes: int, *, grows: bool = True, keeps: bool = False
+    ) -> VirtualRange:
         """Address space of ``nbytes``, rounded up to pages; nothing is mapped.
 
         ``grows``: its pages come and go one by one, so it keeps some that were given back and finds
-        some prepared. Raises Conflict when this owner has a range of that name, OutOfMemory when
-        the system has no address space left."""
+        some prepared. ``keeps``: pages that it gave back hold what they held until memory is
+        wanted, and then go last. Raises Conflict when this owner has a range of that name,
+        OutOfMemory when the system has no address space left."""
         if nbytes < 1:
             raise ConfigError(f"range {owner}/{name} of {nbytes} bytes; it needs at least one")
         with self._lock:
             if (owner, name) in self._ranges:
                 raise Conflict(f"{owner!r} already has a range {name!r}")
             space = self.backend.reserve(-(-nbytes // self.page_bytes))
-            made = VirtualRange(self, owner, name, nbytes, space, grows)
+            made = VirtualRange(self, owner, name, nbytes, space, grows, keeps)
             self._ranges[owner, name] = made
             return made
 
@@ -230,7 +233,8 @@ class PagePool:
             vrange.refusal = self._over_budget(vrange, len(pages)) if pages else ""
             if vrange.refusal or not self._make_room(vrange, len(fresh), set(again)):
                 return False
-            self._reserve.clear(vrange, again)
+            if not vrange.keeps:
+                self._reserve.clear(vrange, again)
             if not self._map_runs(vrange, list(runs(fresh)), self.backend.attach):
                 return False
             self._reserve.take(vrange, again)
@@ -266,7 +270,8 @@ class PagePool:
             vrange.mapped_pages -= len(pages)
             self._mapped -= len(pages)
             self._reserve.keep(vrange, pages)
-            gone = pages if not vrange.grows else vrange.claimed.intersection(pages)
+            stay = vrange.grows or vrange.keeps
+            gone = vrange.claimed.intersection(pages) if stay else pages
             vrange.claimed.difference_update(pages)
             self._reserve.give_back([(vrange, page) for page in gone])
             self._settle()
@@ -278,6 +283,14 @@ class PagePool:
             pages = [page for page, state in enumerate(vrange.state) if state == MAPPED]
             self.unmap(vrange, pages)
             return len(pages)
+
+    def forget_kept(self, vrange: VirtualRange) -> None:
+        """See ``VirtualRange.forget_kept``."""
+        with self._lock:
+            self._reserve.give_back(
+                [place for place in self._reserve.places() if place[0] is vrange]
+            )
+            self._settle()
 
     def close_range(self, vrange: VirtualRange) -> None:
         """See ``VirtualRange.close``."""
@@ -348,6 +361,8 @@ class PagePool:
         if len(reserve) < reserve.high and self._held() < self._capacity:
             return True
         for held, page in reserve.places():
+            if held.keeps and self.backend.hands_over:
+                continue  # that page is quick to have when it is wanted
             if held.ready_pages > shares.get(held, 0):
                 reserve.give_back([(held, page)])
                 return held.state[page] == FREE
@@ -367,10 +382,12 @@ class PagePool:
 
     def _make_room(self, vrange: VirtualRange, fresh: int, wanted: set[int]) -> bool:
         """Take reserved pages away, but none of ``wanted``, until ``fresh`` new ones fit. Where the
-        backend hands memory over, they go before the system is asked for any."""
+        backend hands memory over, they go before the system is asked for any, unless they hold what
+        may be wanted again."""
         keep = {(vrange, page) for page in wanted}
         if self.backend.hands_over and (lacking := fresh - self.backend.spare_pages) > 0:
-            self._reserve.give_back(self._victims(keep)[:lacking])
+            empty = [place for place in self._victims(keep) if not place[0].keeps]
+            self._reserve.give_back(empty[:lacking])
         while (held := self._held() + max(0, fresh - self.backend.spare_pages)) > self._capacity:
             self._reserve.finish()
             victims = self._victims(keep)
@@ -383,11 +400,11 @@ class PagePool:
         return True
 
     def _victims(self, keep: set[Place]) -> list[Place]:
-        """Reserved pages in the order in which they are taken: of ranges that do not grow now, then
-        the oldest."""
+        """Reserved pages in the order in which they are taken, the oldest first: of ranges that do
+        not grow now, of those that do, and at last those that hold what may be wanted again."""
         growing = self._growing()
         places = [place for place in self._reserve.places() if place not in keep]
-        return sorted(places, key=lambda place: place[0] in growing)
+        return sorted(places, key=lambda place: (place[0].keeps, place[0] in growing))
 
     def _settle(self) -> None:
         """Keep no more in place than the high mark allows. Spare pages over it go too, but later

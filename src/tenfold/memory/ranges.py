@@ -51,8 +51,9 @@ class VirtualRange:
 
     Made by ``PagePool.create``. Thread-safe. Reading an unmapped page through a view never crashes.
     ``refusal`` says why the last ``map`` returned False. ``grows``: pages are asked for one by one
-    as time goes on, so some are kept ready. ``mapped_pages`` are handed out, ``ready_pages``
-    reserved.
+    as time goes on, so some are kept ready. ``keeps``: what was written to a page is there again
+    when all are claimed, unless another range took its memory meanwhile. ``mapped_pages`` are
+    handed out, ``ready_pages`` reserved.
     """
 
     def __init__(
@@ -63,11 +64,13 @@ class VirtualRange:
         nbytes: int,
         space: Reservation,
         grows: bool = True,
+        keeps: bool = False,
     ) -> None:
         self.owner = owner
         self.name = name
         self.nbytes = nbytes
         self.grows = grows
+        self.keeps = keeps
         self.pages = space.pages
         self.page_bytes = space.page_bytes
         self.space = space
@@ -98,8 +101,14 @@ class VirtualRange:
         return self._pool.map_all(self)
 
     def claim_all(self) -> bool:
-        """As ``map_all``, but quick: nothing may be written before ``populate`` has come back."""
+        """As ``map_all``, but quick: nothing may be written before ``populate`` has come back. Of a
+        range that keeps, pages that are not ``claimed`` behind this are as they were given back;
+        the others read zero."""
         return self._pool.claim_all(self)
+
+    def forget_kept(self) -> None:
+        """Nothing that was given back is there again: what is reserved goes."""
+        self._pool.forget_kept(self)
 
     def populate(self) -> None:
         """Memory behind every claimed page. For any thread; the pool goes on meanwhile, but closing

@@ -10,7 +10,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from torch import Tensor
 
@@ -21,7 +23,7 @@ from tenfold.models.batch import Rank
 from tenfold.models.checkpoint import open_checkpoint
 from tenfold.models.decoder import Decoder
 from tenfold.models.encoder import Encoder
-from tenfold.models.packed_store import Image, PackedStore, fingerprint, read_image
+from tenfold.models.packed_store import Image, PackedStore, Parts, fingerprint, read_image
 from tenfold.models.packing import Weights, pack_model
 from tenfold.models.spec import EncoderSpec, ModelSpec
 from tenfold.models.weight_plan import WeightPlan, plan_weights
@@ -29,19 +31,25 @@ from tenfold.models.weight_plan import WeightPlan, plan_weights
 log = logging.getLogger(__name__)
 
 
+class Refill(Protocol):
+    """``parts``: first and last byte, exclusive, of what is to be written; None for everything."""
+
+    def __call__(self, parts: Parts = None) -> None: ...
+
+
 @dataclass(slots=True)
 class LoadedModel:
     """A model ready to run. ``model`` is a Decoder (``forward``) or an Encoder (``embed``).
 
     ``refill`` writes the weights again into the memory they were loaded into, after it was given
-    back and mapped anew; any thread may call it. ``image``: the file that it reads, where the
-    packed weights are kept."""
+    back and mapped anew: all of them, or at least some parts. Any thread may call it. ``image``:
+    the file that it reads, where the packed weights are kept."""
 
     facts: ModelFacts
     spec: ModelSpec | EncoderSpec
     model: Decoder | Encoder
     plan: WeightPlan
-    refill: Callable[[], None]
+    refill: Refill
     image: Path | None = None
 
 
@@ -71,7 +79,7 @@ def load_model(
     plan = plan_weights(checkpoint, kernels)
     buffer = allocate(plan.nbytes)
 
-    def pack() -> None:
+    def pack(parts: Parts = None) -> None:
         pack_model(checkpoint, plan, kernels, buffer)
 
     loaded = _bind(checkpoint.spec, plan, buffer, kernels, name, rank, kv_dtype, pack)
@@ -79,16 +87,17 @@ def load_model(
     if store:
         store.save(key, checkpoint.spec, plan, buffer)
         if image := store.find(key):
-            loaded.refill = lambda: _again(path, image, kernels, buffer)
+            loaded.refill = partial(_again, path, image, kernels, buffer)
             loaded.image = image.data
     return loaded
 
 
-def _again(path: Path, image: Image, kernels: Kernels, buffer: Tensor) -> None:
-    """Read the image anew. Where it is gone (another version of the program may clear it away) the
-    checkpoint is packed as it was; raises ModelFileError where that is another by now."""
+def _again(path: Path, image: Image, kernels: Kernels, buffer: Tensor, parts: Parts = None) -> None:
+    """Read the image, or parts of it, anew. Where it is gone (another version of the program may
+    clear it away) the checkpoint is packed as it was; raises ModelFileError where that is another
+    by now."""
     try:
-        read_image(image, buffer)
+        read_image(image, buffer, parts)
         return
     except (OSError, ModelFileError):
         log.warning("%s cannot be read any more; packing %s again", image.data, path)
@@ -112,9 +121,7 @@ def _from_image(
 ) -> LoadedModel:
     buffer = allocate(image.plan.nbytes)
 
-    def again() -> None:
-        _again(path, image, kernels, buffer)
-
+    again = partial(_again, path, image, kernels, buffer)
     loaded = _bind(image.spec, image.plan, buffer, kernels, name, rank, kv_dtype, again)
     loaded.image = image.data
     read_image(image, buffer)
@@ -129,7 +136,7 @@ def _bind(
     name: str,
     rank: Rank | None,
     kv_dtype: KVDtype,
-    refill: Callable[[], None],
+    refill: Refill,
 ) -> LoadedModel:
     weights = Weights(plan, buffer)
     model: Decoder | Encoder

@@ -15,7 +15,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,9 @@ from tenfold.models.spec import EncoderSpec, ModelSpec, spec_from_dict, spec_to_
 from tenfold.models.weight_plan import WeightPlan
 
 log = logging.getLogger(__name__)
+
+Parts = Sequence[tuple[int, int]] | None
+"""First and last byte, exclusive, of parts of an image, ascending; None for all of it."""
 
 FORMAT = 1
 _HEADER_BYTES = 1 << 16
@@ -137,9 +140,9 @@ class PackedStore:
                 old.unlink(missing_ok=True)
 
 
-def read_image(image: Image, out: Tensor) -> None:
-    """Fill ``out`` (uint8, ``plan.nbytes``) from the image, a large one by two threads side by
-    side, straight into it.
+def read_image(image: Image, out: Tensor, parts: Parts = None) -> None:
+    """Fill ``out`` (uint8, ``plan.nbytes``) from the image, or these ``parts`` of it: much of it by
+    two threads side by side, straight into it.
 
     Raises ModelFileError where the file ends early."""
     raw = out.numpy().data
@@ -153,14 +156,34 @@ def read_image(image: Image, out: Tensor) -> None:
                     raise ModelFileError(f"{image.data}: the packed image ends early; remove it")
                 start += count
 
-        if len(raw) <= _ALONE:
-            read(0, len(raw))
+        def read_all(wanted: Parts) -> None:
+            for start, end in wanted or ():
+                read(start, end)
+
+        wanted = [(0, len(raw))] if parts is None else list(parts)
+        whole = sum(end - start for start, end in wanted)
+        if whole <= _ALONE:
+            read_all(wanted)
             return
-        half = len(raw) // 2
+        first, second = _cut(wanted, whole // 2)
         with ThreadPoolExecutor(1) as helper:
-            rest = helper.submit(read, half, len(raw))
-            read(0, half)
+            rest = helper.submit(read_all, second)
+            read_all(first)
             rest.result()
+
+
+def _cut(
+    parts: Sequence[tuple[int, int]], at: int
+) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """The first ``at`` bytes of the parts, and the others."""
+    first: list[tuple[int, int]] = []
+    second: list[tuple[int, int]] = []
+    for start, end in parts:
+        middle = min(end, start + at)
+        at -= middle - start
+        first += [(start, middle)] if start < middle else []
+        second += [(middle, end)] if middle < end else []
+    return first, second
 
 
 def _write(stream: BinaryIO, raw: memoryview) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from tenfold.bench.fair.drive import Driver
 from tenfold.bench.models.modes import Mode
 from tenfold.bench.models.point import Before, Machine, device_stats, serving
 from tenfold.client.base import ask
@@ -22,8 +22,6 @@ from tenfold.core.messages import SleepModel
 from tenfold.core.types import SamplingParams
 from tenfold.fleet.service import Service
 from tenfold.fleet.types import Delta, TextPrompt
-from tenfold.fleet.workloads.base import Call, Workload
-from tenfold.fleet.workloads.plain import Plain
 from tenfold.fleet.workloads.prompt import Words
 
 WAKE_PROMPT = 32
@@ -68,13 +66,11 @@ async def _wakes(machine: Machine, mode: Mode, name: str, rounds: int, before: B
     async with serving(machine, device, [machine.sources[name]]) as service:
         facts = service.status(name).facts
         assert facts is not None
-        words, modulus = Words(1), machine.vocabularies.get(name, 0)
+        words = Words(1)
         found = Wakes(facts.weight_bytes, [], [], [])
 
         async def first() -> float:
-            tokens = words.tokens(WAKE_PROMPT)
-            prompt = (3 + tokens % (modulus - 3) if modulus else tokens).tolist()
-            return await first_token(service, name, prompt)
+            return await first_token(service, name, _prompt(words, WAKE_PROMPT, machine, name))
 
         await first()
         before(f"waking {name}")
@@ -112,46 +108,79 @@ async def first_token(service: Service, model: str, prompt: list[int]) -> float:
 
 
 # --- constant load ------------------------------------------------------------------------------
-@dataclass(slots=True)
-class _Constant:
-    """Clients of several models that always have requests under way: a closed loop each."""
+@dataclass(slots=True, frozen=True)
+class ConstantLoad:
+    """The work of a round: ``concurrent`` clients of every model, each with ``turns`` requests one
+    after the other, of so many tokens."""
 
-    models: Sequence[str]
     concurrent: int = 4
+    turns: int = 3
     prompt: int = 48
     output: int = 32
 
-    def calls(self, seed: int, seconds: float) -> Iterator[Call]:
-        for model in self.models:
-            workload: Workload = Plain(
-                name=model, clients=1, concurrent=self.concurrent, prefix=1, prompt=self.prompt,
-                output=self.output,
-            )  # fmt: skip
-            for call in workload.calls(seed, seconds):
-                call.model = model
-                yield call
+    @property
+    def tokens(self) -> int:
+        """That a model generates in a round."""
+        return self.concurrent * self.turns * self.output
 
 
-def constant_rate(
-    machine: Machine, mode: Mode, memory: int, seconds: float, seed: int, before: Before
-) -> float:
-    """Output tokens a second of the whole fleet at a constant load, the first fifth left out."""
+def constant_rates(
+    machine: Machine,
+    modes: Sequence[Mode],
+    memory: int,
+    rounds: int,
+    before: Before,
+    load: ConstantLoad | None = None,
+) -> dict[str, list[float]]:
+    """Output tokens a second of the whole fleet, by mode and round. All modes are up all the time
+    and take turns with the same requests, so that a machine whose speed drifts is as unkind to
+    each; who begins changes from round to round."""
+    load = load or ConstantLoad()
 
-    async def run() -> float:
+    async def run() -> dict[str, list[float]]:
+        found: dict[str, list[float]] = {mode.name: [] for mode in modes}
         models = list(machine.sources.values())
-        async with serving(machine, machine.device(memory, mode), models) as service:
-            constant = _Constant([one.name for one in machine.fleet])
-            before(f"constant load, {mode.name}, seed {seed + 1}")
-            driver = Driver(InProcessClient(service), "", machine.vocabularies)
-            told = await driver.drive(constant.calls(seed, seconds), seconds)
-            warm = 0.2 * told.seconds
-            # A call's tokens lie evenly between its first and its last.
-            tokens = 0.0
-            for one in told.calls:
-                if one.first < 0:
-                    continue
-                length = max(one.last - one.first, 1e-9)
-                tokens += one.output_tokens * max(0.0, one.last - max(one.first, warm)) / length
-            return tokens / (told.seconds - warm)
+        async with AsyncExitStack() as stack:
+            services = {
+                mode.name: await stack.enter_async_context(
+                    serving(machine, machine.device(memory, mode), models)
+                )
+                for mode in modes
+            }
+            for number in range(rounds + 1):
+                order = list(services) if number % 2 else list(services)[::-1]
+                before(f"constant load, round {number} of {rounds}")
+                for name in order:
+                    seconds = await _work(services[name], machine, load, number)
+                    if number:  # the first is for getting warm
+                        found[name].append(len(machine.fleet) * load.tokens / seconds)
+        return found
 
     return asyncio.run(run())
+
+
+async def _work(service: Service, machine: Machine, load: ConstantLoad, seed: int) -> float:
+    """Seconds until all of it is answered."""
+    words, client = Words(seed), InProcessClient(service)
+    sampling = SamplingParams(max_tokens=load.output, temperature=0.0, ignore_eos=True)
+
+    async def talk(model: str, prompts: list[list[int]]) -> None:
+        for prompt in prompts:
+            async for _ in client.stream(ask(model, TextPrompt(prompt), sampling)):
+                pass
+
+    clients = [
+        talk(one.name, [_prompt(words, load.prompt, machine, one.name) for _ in range(load.turns)])
+        for one in machine.fleet
+        for _ in range(load.concurrent)
+    ]
+    began = time.perf_counter()
+    await asyncio.gather(*clients)
+    return time.perf_counter() - began
+
+
+def _prompt(words: Words, length: int, machine: Machine, model: str) -> list[int]:
+    """Tokens that are in the model's vocabulary."""
+    tokens, modulus = words.tokens(length), machine.vocabularies.get(model, 0)
+    prompt: list[int] = (3 + tokens % (modulus - 3) if modulus else tokens).tolist()
+    return prompt

@@ -122,10 +122,8 @@ def _wake_claims(parts: dict[str, Any]) -> Iterator[Claim]:
 
 def _overhead_claim(parts: dict[str, Any]) -> Iterator[Claim]:
     rates = parts.get("overhead", {})
-    seeds = sorted(key.partition("|")[2] for key in rates if key.startswith(f"{ELASTIC}|"))
-    pairs = [(rates[f"{ELASTIC}|{n}"], rates[f"static|{n}"]) for n in seeds
-             if f"static|{n}" in rates]  # fmt: skip
-    if pairs:
+    if ELASTIC in rates and "static" in rates:
+        pairs = zip(rates[ELASTIC], rates["static"], strict=True)
         cost = Estimate.of([1 - mine / theirs for mine, theirs in pairs])
         known = cost.half < abs(0.03 - cost.mean)  # else its interval holds the limit
         yield Claim("throughput lost to static memory at a constant load", "<= 3 %",

@@ -106,7 +106,8 @@ class Placer:
     ) -> PlacementPlan:
         """What should move now. Call it every ``period`` seconds, with the models that are awake
         or asked for; tell ``moved`` of each that did."""
-        held = self._resting()
+        resting = self._resting()
+        held = set(resting)
         if not self._published:
             now_at = board_of(devices, parts_of(models, devices, current)).pressures()
             devices = [replace(d, pressed=d.pressed or now_at[d.name] == inf) for d in devices]
@@ -125,7 +126,7 @@ class Placer:
             held |= crowding
         if any(move.source is not None for move in plan.moves):
             self.threshold.taken()
-        elif not held:  # with models held fast, nothing is offered
+        elif not resting and len(held) < len(models):  # with models held fast, nothing is offered
             self.threshold.passed_over(plan.offered)
         return plan
 
@@ -152,7 +153,8 @@ class Placer:
         board = board_of(devices, parts_of(awake, devices, current))
         part = parts_of([model], devices, current)[0]
         open_to = [device for device in board.capacity if board.fits(part, device)]
-        if not open_to or model.fixed or model.name in self._resting():
+        rests = part.home is not None and model.name in self._resting()
+        if not open_to or model.fixed or rests:
             return None
         pressures = {d: board.pressure(d, None if self._published else part) for d in open_to}
         best = min(open_to, key=lambda d: (pressures[d], board.weight[d]))
