@@ -10,11 +10,10 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from torch import Tensor, dtype
-
-from tenfold.memory.base import Reservation
-
 if TYPE_CHECKING:
+    from torch import Tensor, dtype
+
+    from tenfold.memory.base import Reservation
     from tenfold.memory.pool import PagePool
 
 FREE, MAPPED, RESERVED, COMING = 0, 1, 2, 3
