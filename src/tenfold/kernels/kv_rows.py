@@ -40,18 +40,17 @@ def encode(x: Tensor, dtype: torch.dtype) -> Tensor:
     scale = torch.where(finite, largest / 127.0, torch.nan)
     unit = torch.where(scale > 0, scale, 1.0)
     codes = torch.where(finite, (x / unit).round().clamp(-127.0, 127.0), 0.0)
-    return torch.cat(
-        [codes.to(torch.int8), scale.clone(memory_format=torch.contiguous_format).view(torch.int8)],
-        -1,
-    )
+    return torch.cat([codes.to(torch.int8), _packed(scale).view(torch.int8)], -1)
 
 
 def decode(rows: Tensor) -> Tensor:
     """Stored rows as float64 numbers (..., D), exactly."""
     if rows.dtype is not torch.int8:
         return rows.double()
-    codes, scale = rows[..., :-SCALE_BYTES], rows[..., -SCALE_BYTES:].contiguous()
-    return (
-        codes.double()
-        * scale.clone(memory_format=torch.contiguous_format).view(torch.float32).double()
-    )
+    codes, scale = rows[..., :-SCALE_BYTES], rows[..., -SCALE_BYTES:]
+    return codes.double() * _packed(scale).view(torch.float32).double()
+
+
+def _packed(x: Tensor) -> Tensor:
+    """A copy without gaps: ``contiguous`` leaves those of a single row, and ``view`` refuses it."""
+    return x.clone(memory_format=torch.contiguous_format)
