@@ -213,6 +213,26 @@ def test_three_models_share_memory_for_little_more_than_the_largest(
     host.engine.close()
 
 
+def test_a_model_whose_turn_is_over_gives_way_though_it_has_requests(
+    paths: dict[str, Path], alone: dict[str, list[int]], tmp_path: Path
+) -> None:
+    """What ran is done, what came since waits: nothing else happens that would be looked at."""
+    host = Host(paths, 4000, tmp_path, mode="swap", turn_seconds=0.02)
+    host.ask("llama0", "llama", 200)
+    while "llama0" not in host.tokens:
+        host.engine.step()
+    host.ask("moe0", "moe")
+    while host.engine.residents._models["llama"].draining is None:
+        assert host.engine.step()
+    host.ask("llama1", "llama")
+    host.run()
+    assert len(host.tokens.pop("llama0")) == 200
+    assert host.tokens == {name: alone[name] for name in ("moe0", "llama1")}
+    kinds = [(one.kind, one.model) for one in host.engine.residents.log.latest(99)]
+    assert ("drain", "llama") in kinds
+    host.engine.close()
+
+
 def test_what_a_paused_model_runs_goes_on_with_its_keys_and_values(
     paths: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -317,6 +317,18 @@ def test_swap_has_one_model_awake_and_gives_every_one_its_turn() -> None:
     assert {"a", "b"} <= set(world.slept[:3])
 
 
+def test_swap_admits_again_when_nobody_waits_any_more() -> None:
+    world = World(policy("swap", turn_seconds=0.7), 30, {"a": 10, "b": 10})
+    world.queues["a"] = [0.0] * 40
+    world.step()
+    world.queues["b"] = [world.now]
+    while world.models["a"].draining is None:
+        assert world.step()
+    world.queues["b"].clear()  # whoever asked went away
+    world.run()
+    assert not world.queues["a"] and world.slept == []
+
+
 def test_the_ladder_stops_when_it_is_enough_and_tells_what_it_took() -> None:
     need, log = [10], []
 

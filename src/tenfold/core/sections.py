@@ -280,6 +280,9 @@ class ResidencySection(Section):
     quota_seconds: Seconds = Field(
         default=5.0, description="with quota: how often quotas follow demand"
     )
+    turn_seconds: Seconds = Field(
+        default=5.0, gt=0, description="with swap: turn of a model while others wait"
+    )
 
 
 class DeadlinesSection(Section):

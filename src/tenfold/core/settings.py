@@ -90,7 +90,8 @@ class ResidencySettings:
     pages when fewer than low are ready, until high are. ``host_bytes``: sleeping weights kept in
     the host's memory, the rest are on disk; 0 keeps all that the page cache will. ``keep_alive``:
     with "ttl", seconds that a model stays after its last request. ``quota_seconds``: with "quota",
-    how often quotas follow demand.
+    how often quotas follow demand. ``turn_seconds``: with "swap", how long a model goes on that
+    always has requests, while others wait.
     """
 
     mode: MemoryMode = "elastic"
@@ -104,6 +105,7 @@ class ResidencySettings:
     host_bytes: int = 0
     keep_alive: float = 300.0
     quota_seconds: float = 5.0
+    turn_seconds: float = 5.0
 
 
 @dataclass(slots=True)

@@ -481,9 +481,10 @@ class Engine:
                 return
 
     def _rest(self) -> None:
-        """Work is over: look whether everything is back in its place."""
+        """Nobody who is awake has work. Where nobody has any, look whether everything is back in
+        its place."""
         self.arbiter.rest()
-        if not self._idle:
+        if not self._idle and not any(one.has_work for one in self.instances.values()):
             self._idle = True
             self.faults = self.check()
             for fault in self.faults:

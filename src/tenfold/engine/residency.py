@@ -248,7 +248,7 @@ class Residents:
         if now >= self._pressed + PRESSURE_SECONDS:
             self._pressed = now
             self._changed = self._changed or any(self._lacks(name) for name in busy)
-        if self._changed or now >= self._look:
+        if self._changed or now >= self._look or any(map(_drained, self._models.values())):
             self._decide()
         for name in [n for n, one in self._models.items() if one.shrink_to is not None]:
             self._shrink(name, now)
@@ -499,3 +499,8 @@ class Residents:
 
     def names(self) -> Iterable[str]:
         return self._models
+
+
+def _drained(one: Resident) -> bool:
+    """Whether it was to admit nothing new, and what ran is done."""
+    return one.draining is not None and not one.instance.running

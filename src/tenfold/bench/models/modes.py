@@ -35,6 +35,7 @@ class Mode:
             min_seconds=plain.min_seconds / FASTER,
             keep_alive=plain.keep_alive / FASTER,
             quota_seconds=plain.quota_seconds / FASTER,
+            turn_seconds=plain.turn_seconds / FASTER,
         )
         return replace(settings, **changes)
 

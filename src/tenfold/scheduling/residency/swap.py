@@ -11,15 +11,12 @@ from math import inf
 from tenfold.core.settings import ResidencySettings
 from tenfold.scheduling.residency.base import Action, DeviceView, Drain, ModelView, Sleep, Wake
 
-TURN_SECONDS = 5.0
-"""Of a model that always has requests, while others wait."""
-
 
 class Swap:
     """Implements ``base.ResidencyPolicy``."""
 
     def __init__(self, settings: ResidencySettings) -> None:
-        """No setting matters here."""
+        self.settings = settings
 
     def fits(self, device: DeviceView, model: ModelView) -> str:
         if model.weight_pages < device.capacity:
@@ -35,7 +32,10 @@ class Swap:
             if one.state == "resident" and not one.running:
                 found.append(Sleep(one.name, "one model at a time"))
                 awake.remove(one)
-        if not wanted or len(awake) > 1:
+        if not wanted:  # those that waited are gone
+            drained = [one.name for one in awake if one.draining is not None]
+            return found + [Drain(name, False, "nobody waits any more") for name in drained]
+        if len(awake) > 1:
             return found
         chosen = min(wanted, key=lambda one: (one.oldest, one.name))
         if awake:
@@ -52,10 +52,11 @@ class Swap:
         return [*found, Wake(chosen.name, "its oldest request waits longest")]
 
     def _over(self, device: DeviceView, model: ModelView) -> bool:
-        return model.draining is not None or device.now >= model.since + TURN_SECONDS
+        return model.draining is not None or device.now >= model.since + self.settings.turn_seconds
 
     def look_again(self, device: DeviceView) -> float:
         if not any(one.wants for one in device.models.values()):
             return inf
-        ends = [one.since + TURN_SECONDS for one in device.models.values() if one.awake]
+        turn = self.settings.turn_seconds
+        ends = [one.since + turn for one in device.models.values() if one.awake]
         return min((end for end in ends if end > device.now), default=inf)
