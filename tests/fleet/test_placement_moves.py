@@ -463,6 +463,98 @@ def test_a_sleeper_wakes_where_nothing_presses(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_a_sleeper_wakes_where_an_idle_model_sleeps_for_it(tmp_path: Path) -> None:
+    """Neither device has room; at home the other model works, elsewhere nobody does."""
+    asleep = {"b"}
+    small = [replace(one, memory_bytes=16 * PAGE) for one in TWO]
+
+    async def run() -> None:
+        models = [tiny(tmp_path, name=name) for name in "abc"]
+        placing = placed(models, fakes := Sized(states({}, asleep)), small)
+        async with placing as service:
+            entries = {name: service.book.entry(name) for name in "abc"}
+            for name, supervisor in zip("abc", [0, 0, 1], strict=True):
+                target = list(service.supervisors.values())[supervisor]
+                if entries[name].places != [target]:
+                    assert await mover(service).migrate(entries[name], target, "to test")
+                    await until(lambda name=name: not entries[name].moving)  # type: ignore[misc]
+            await mover(service).look()
+            works = begin(service, want([5], 1, model="a"))
+            await until(lambda: requests(at(service, fakes, "a")))
+            first = begin(service, want([5], 1, model="b"))
+            await until(lambda: service.status("b").device == service.status("c").device)
+            await until(lambda: not entries["b"].moving)
+            worker = at(service, fakes, "b")
+            await until(lambda: [one.model for one in requests(worker)] == ["b"])
+            assert mover(service).activations == 1
+            worker.make([7], "length")
+            assert (await first).choices[0].token_ids == [7]
+            at(service, fakes, "a").make([7], "length")
+            await works
+
+    asyncio.run(run())
+
+
+def test_a_sleeper_that_is_waited_for_stays_and_loses_nothing(tmp_path: Path) -> None:
+    """The first request waits at its home. When the second comes, the model stays there, though it
+    would wake sooner elsewhere: a look at the placement moves it with what waits."""
+    counters, asleep = {"a": 1, "b": 1}, {"b"}
+
+    async def run() -> None:
+        models = [tiny(tmp_path, name=name) for name in "ab"]
+        async with placed(models, fakes := Sized(states(counters, asleep))) as service:
+            entry, home = service.book.entry("b"), service.book.entry("a").places[0]
+            assert await mover(service).migrate(entry, home, "to test")
+            await until(lambda: not entry.moving)
+            counters["a"] = 50_000
+            await mover(service).look()
+            entry.moving = True  # as when it cannot be woken elsewhere
+            waiting = [begin(service, want([5], 1, model="b"))]
+            await until(lambda: len(requests(at(service, fakes, "b"))) == 1)
+            entry.moving = False
+            waiting.append(begin(service, want([6], 1, model="b")))
+            await until(lambda: len(requests(at(service, fakes, "b"))) == 2)
+            assert entry.places == [home] and mover(service).activations == 0
+            worker = at(service, fakes, "b")
+            for part in range(2):
+                worker.make([7], "length", part)
+            assert [(await one).choices[0].token_ids for one in waiting] == [[7], [7]]
+
+    asyncio.run(run())
+
+
+def test_what_waits_for_a_sleeper_without_room_moves_with_it(tmp_path: Path) -> None:
+    """Two models take turns on one device, with requests; an idle one fills the other device."""
+    asleep = {"b"}
+    small = [replace(one, memory_bytes=16 * PAGE) for one in TWO]
+
+    async def run() -> None:
+        models = [tiny(tmp_path, name=name) for name in "abc"]
+        placing = placed(models, fakes := Sized(states({"a": 9, "b": 9}, asleep)), small)
+        async with placing as service:
+            first, second = service.supervisors.values()
+            entries = {name: service.book.entry(name) for name in "abc"}
+            for name, target in (("a", first), ("b", first), ("c", second)):
+                if entries[name].places != [target]:
+                    assert await mover(service).migrate(entries[name], target, "to test")
+                    await until(lambda name=name: not entries[name].moving)  # type: ignore[misc]
+            await mover(service).look()
+            entries["b"].moving = True  # so that it is not woken elsewhere at once
+            begin(service, want([5], 1, model="a"))
+            waits = begin(service, want([5], 1, model="b"))
+            await until(lambda: len(requests(at(service, fakes, "a"))) == 2)
+            entries["b"].moving = False
+            await mover(service).look()
+            moved = [name for name in "ab" if entries[name].places == [second]]
+            assert len(moved) == 1
+            worker = at(service, fakes, moved[0])
+            await until(lambda: any(one.model == moved[0] for one in requests(worker)))
+            at(service, fakes, "b").make([7], "length")
+            assert (await waits).choices[0].token_ids == [7]
+
+    asyncio.run(run())
+
+
 def test_a_sleeper_that_cannot_wake_elsewhere_wakes_at_home(tmp_path: Path) -> None:
     counters, asleep, full = {"a": 1, "b": 1}, {"b"}, False
     calm = states(counters, asleep)

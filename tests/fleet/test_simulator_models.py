@@ -244,10 +244,10 @@ def test_what_waits_for_a_sleeper_goes_on_with_it(monkeypatch: pytest.MonkeyPatc
             run={"seconds": 30.0},
         )
         rows = [
-            Asked(at / 4, name, "c", 200, 30)
-            for at in range(120)
+            Asked(at / 20, name, "c", 200, 30)
+            for at in range(600)
             for name, end in until.items()
-            if at / 4 < end
+            if at / 20 < end
         ]
         simulation.workloads = [Rows(rows)]
         return simulate(simulation)

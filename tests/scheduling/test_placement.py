@@ -352,6 +352,32 @@ def test_one_that_would_crowd_does_not_hold_the_others() -> None:
     assert (move.model, move.target) == ("light", "b")
 
 
+def test_one_without_room_leaves_for_a_device_that_computes() -> None:
+    """Where weights do not fit beside each other, waiting for the device's time is the better."""
+    mine, _ = placer()
+    models = [model("x", 6, 90, busy=0.4), model("y", 6, 90, busy=0.4), model("z", 3, 1, busy=0.9)]
+    homes = {"x": ("a",), "y": ("a",), "z": ("b",)}
+    [move] = mine.look(models, TWO, homes).moves
+    assert (move.model in "xy", move.target) == (True, "b")
+    assert not mine.look([replace(m, weight_bytes=GIB) for m in models], TWO, homes).moves
+
+
+def test_idle_models_do_not_count_where_not_all_have_room() -> None:
+    """One fills the other device, was asked much and has nothing to do: it would sleep for one that
+    waits and so has no rate."""
+    models = [model("x", 6, 90), model("waits", 6), model("idle", 8, 50)]
+    homes = {"x": ("a",), "waits": ("a",), "idle": ("b",)}
+
+    def targets(policy: str, idle: set[str]) -> list[str]:
+        return [move.target for move in placer(policy)[0].look(models, TWO, homes, idle).moves]
+
+    assert targets("balanced", {"idle"}) == ["b"]
+    assert targets("balanced", set()) == []
+    assert targets("paper", {"idle"}) == targets("paper", set())
+    models = [replace(one, weight_bytes=2 * GIB) for one in models]
+    assert targets("balanced", {"idle"}) == targets("balanced", set())  # all have room
+
+
 def test_the_threshold_learns_the_noise_and_takes_what_lasts() -> None:
     learnt = Threshold()
     assert learnt.value() == FLOOR
@@ -413,6 +439,16 @@ def test_a_sleeper_wakes_where_the_pressure_is_lowest() -> None:
     assert mine.activate(model("s", 7.9), [model("x", 4, 1), model("y", 2, 9)], TWO, now) == "b"
     assert mine.activate(model("s", 9), awake, TWO, now) is None
     assert mine.activate(model("new", 1), awake, TWO, {"x": ("a",), "y": ("b",)}) == "b"
+
+
+def test_a_sleeper_wakes_where_idle_models_would_sleep_for_it() -> None:
+    mine, _ = placer()
+    awake, now = [model("x", 8, 10), model("y", 8, 0)], {"x": ("a",), "y": ("b",), "s": ("a",)}
+    assert mine.activate(model("s", 4), awake, TWO, now) is None
+    assert mine.activate(model("s", 4), awake, TWO, now, idle={"y"}) == "b"
+    assert placer("paper")[0].activate(model("s", 4), awake, TWO, now, idle={"y"}) is None
+    beside = [replace(awake[0], weight_bytes=5 * GIB), awake[1]]
+    assert mine.activate(model("s", 4), beside, TWO, now, idle={"y"}) == "a"  # nobody need sleep
 
 
 def test_a_sleeper_wakes_where_it_leaves_memory_for_keys_and_values() -> None:

@@ -69,6 +69,14 @@ class Dispatch:
         """Calls of the model that the worker has."""
         return [call for call in self.of(device) if call.request.model == model]
 
+    def at_work(self) -> set[tuple[str, str]]:
+        """The workers and models that have calls."""
+        return {
+            (call.supervisor.name, call.request.model)
+            for call in self._calls.values()
+            if call.submitted and call.supervisor is not None
+        }
+
     # --- a call's life --------------------------------------------------------------------------
     def open(
         self,

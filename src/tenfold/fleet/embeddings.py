@@ -74,6 +74,10 @@ class Embeddings:
         here = [one for one in self._asked.values() if one.device == device]
         return sum(model in (None, one.model) for one in here)
 
+    def at_work(self) -> set[tuple[str, str]]:
+        """The workers and models that have requests."""
+        return {(one.device, one.model) for one in self._asked.values()}
+
     def send_on(self, place: Supervisor, model: str) -> None:
         """Have texts that wait at a worker, which lives, embedded elsewhere."""
         for id, one in list(self._asked.items()):

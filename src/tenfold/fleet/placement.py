@@ -135,11 +135,11 @@ class Placements:
         homes = self.placer.homes(views, self._devices(), current)
         for source in known:
             if source.name in homes.placement:
-                self._homes[source.name] = homes.placement[source.name][0]
-                if source.name in homes.asleep and not self._sleepless(source):
+                home = self._homes[source.name] = homes.placement[source.name][0]
+                if source.name in homes.asleep and not _sleepless(self._house.supervisors[home]):
                     source.options = replace(source.options, asleep=True)
                     said = "there is no room beside the others; it sleeps until it is asked for"
-                    self._say(source.name, f"placed on {self._homes[source.name]}: {said}")
+                    self._say(source.name, f"placed on {home}: {said}")
 
     async def _await_memory(self) -> None:
         unknown = [s for s in self._house.supervisors.values() if not _memory(s)]
@@ -160,10 +160,6 @@ class Placements:
                     _memory(supervisor),
                     source.options.speculation,
                 )
-
-    def _sleepless(self, source: ModelSource) -> bool:
-        home = self._house.supervisors[self._homes[source.name]]
-        return home.settings.residency.mode in SLEEPLESS
 
     def of(self, source: ModelSource) -> list[Supervisor]:
         supervisors = self._house.supervisors
@@ -260,15 +256,14 @@ class Placements:
         for state in await self._house.stats():
             for model in state.models:
                 self._note(state.device, model.name, model.residency in ("host", "cold"))
-        awake = self._awake()
-        models = [self._view(entry.source, entry.moving) for entry in awake]
-        current = self._current()
-        plan = self.placer.look(models, self._up(), current)
-        entries = {entry.name: entry for entry in awake}
+        claims, idle = self._claims()
+        models = [self._view(entry.source, entry.moving) for entry in claims]
+        plan = self.placer.look(models, self._up(), self._current(), idle)
+        entries = {entry.name: entry for entry in claims}
         todo = [move for move in plan.moves if move.model in entries]
         worst = f"highest pressure {highest(plan.before):.3g} -> {highest(plan.after):.3g}"
         while todo:
-            fits = next((m for m in todo if self._has_room(entries[m.model], m.target)), None)
+            fits = next((m for m in todo if self._has_room(entries[m.model], m.target, idle)), None)
             if fits is None:
                 for move in todo:
                     self.placer.moved(move.model)
@@ -278,29 +273,47 @@ class Placements:
             why = fits.why if fits.source else f"{worst}: its worker is away or drained"
             await self.migrate(entries[fits.model], self._house.supervisors[fits.target], why)
 
-    def _has_room(self, entry: ServedModel, target: str) -> bool:
-        """Whether its weights fit there beside those that are there now."""
+    def _has_room(self, entry: ServedModel, target: str, idle: set[str]) -> bool:
+        """Whether its weights fit there beside those that are there now and would not sleep."""
         there = [e for e in self._awake() if target in (p.name for p in e.places)]
-        taken = sum(self._view(e.source).weight_bytes for e in there if e is not entry)
+        there = [e for e in there if e is not entry and e.name not in idle]
+        taken = sum(self._view(e.source).weight_bytes for e in there)
         room = self._capacity(self._house.supervisors[target])
         view = self._view(entry.source)
         return taken + view.weight_bytes + view.least_bytes <= room
 
     def asked(self, entry: ServedModel) -> None:
-        """A request for the model is about to be sent. One that sleeps where others press wakes
-        where none do."""
+        """A request for the model is about to be sent. One that sleeps where others press, or where
+        no memory is without work, wakes where that is not so; one that is waited for stays."""
         home = entry.places[0]
-        if entry.moving or entry.held or (home.name, entry.name) not in self._asleep:
+        if entry.moving or entry.held or not self._sleeps(entry):
             return
-        awake = [self._view(e.source) for e in self._awake()]
-        view = self._view(entry.source)
-        best = self.placer.activate(view, awake, self._up(), self._current())
+        claims, idle = self._claims()
+        view, views = self._view(entry.source), [self._view(e.source) for e in claims]
+        best = self.placer.activate(view, views, self._up(), self._current(), idle)
         if best is None or best == home.name:
             return
         self.activations += 1
-        why = f"asked for while it slept on {home.name}, which is pressed more"
+        why = f"asked for while it slept on {home.name}, where memory is shorter"
         entry.moving, entry.places = True, [self._house.supervisors[best]]
         self._spawn(self._wake_at(entry, home, self._house.supervisors[best], why))
+
+    def _claims(self) -> tuple[list[ServedModel], set[str]]:
+        """The models that have memory or want it, and those of them that would sleep for others."""
+        awake, at_work = self._awake(), self._at_work()
+        claims, idle = [], set()
+        for entry in self._house.book.entries():
+            home = entry.places[0]
+            works = entry.moving or (home.name, entry.name) in at_work
+            if entry in awake or (works and not entry.held and entry.state == "ready"):
+                claims.append(entry)
+                if not (works or entry.source.pinned or _sleepless(home)):
+                    idle.add(entry.name)
+        return claims, idle
+
+    def _at_work(self) -> set[tuple[str, str]]:
+        """The workers and models that have requests."""
+        return self._house.dispatch.at_work() | self._house.embeddings.at_work()
 
     async def _wake_at(
         self, entry: ServedModel, home: Supervisor, target: Supervisor, why: str
@@ -356,8 +369,8 @@ class Placements:
 
     def _sleeps(self, entry: ServedModel) -> bool:
         """Whether it sleeps, and nobody wants it to wake."""
-        home = entry.places[0].name
-        return (home, entry.name) in self._asleep and not self._house.dispatch.at(home, entry.name)
+        mine = (entry.places[0].name, entry.name)
+        return mine in self._asleep and mine not in self._at_work()
 
     def _elsewhere(self, entry: ServedModel) -> Supervisor | None:
         """Another worker that is up and has room, of the lowest pressure; one that sleeps takes no
@@ -442,6 +455,10 @@ class Placements:
         self.decisions.append(decision)
         self._house.residency.note(decision, moved)
         log.info("%s: %s", model, why)
+
+
+def _sleepless(supervisor: Supervisor) -> bool:
+    return supervisor.settings.residency.mode in SLEEPLESS
 
 
 def _memory(supervisor: Supervisor) -> int:

@@ -42,7 +42,7 @@ SCALE = 5.0
 
 NEAR = 0.99
 
-COUNTS = (8, 10, 12, 14, 16, 18, 20, 24, 28, 32, 40, 48, 64)
+COUNTS = (8, 9, 10, 11, 12, 13, 14, 16, 18, 20, 24, 28, 32, 40, 48, 64)
 """Numbers of devices that are tried; eight parts need eight."""
 
 SECONDS, WARM_UP, RATE, BURST = 180.0, 30.0, 100.0, 60.0
@@ -50,7 +50,7 @@ SECONDS, WARM_UP, RATE, BURST = 180.0, 30.0, 100.0, 60.0
 THRESHOLDS = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.0)
 """Parts by which pressure must fall for a move; 0: learnt."""
 
-THRESHOLD_DEVICES = 12
+THRESHOLD_DEVICES = 9
 
 
 @dataclass(slots=True, frozen=True)

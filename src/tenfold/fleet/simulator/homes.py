@@ -150,28 +150,33 @@ class Homes:
     # --- while it runs --------------------------------------------------------------------------
     def asked(self, name: str, now: float) -> None:
         """A request for a model is about to be sent: one that sleeps may wake elsewhere."""
-        home = self._current[name]
-        model = self._models[name]
-        if self._placer is None or model.parts > 1 or name in self._moving:
-            return
-        worker = self._workers[home[0]]
-        if worker.engine.residents.awake(name) or worker.instances[name].has_work:
+        home = self._current[name][0]
+        if self._placer is None or self._models[name].parts > 1 or name in self._moving:
             return
         if self._simulation.residency.mode not in SLEEPERS:
             return
+        if self._awake(name) or self._works(name):
+            return
         self._clock.move_to(now)
-        awake = [self._placed(other) for other in self._awake()]
-        best = self._placer.activate(self._placed(name), awake, self._devices, self._current)
-        if best is not None and best != home[0]:
+        models, idle = self._claims()
+        best = self._placer.activate(self._placed(name), models, self._devices, self._current, idle)
+        if best is not None and best != home:
             self._hold(name, self._workers[best], asleep=True)
             self._current[name] = (best,)
 
-    def _awake(self) -> list[str]:
-        return [
-            name
-            for name, home in self._current.items()
-            if self._workers[home[0]].engine.residents.awake(name)
-        ]
+    def _claims(self) -> tuple[list[PlacedModel], set[str]]:
+        """The models that have memory or want it, and those of them that would sleep for others."""
+        wants = {n for n in self._models if n in self._moving or self._works(n)}
+        awake = {n for n in self._models if self._awake(n)}
+        sleeps = self._simulation.residency.mode in SLEEPERS
+        idle = {n for n in awake - wants if sleeps and not self._models[n].pin}
+        return [self._placed(n) for n in self._models if n in wants or n in awake], idle
+
+    def _awake(self, name: str) -> bool:
+        return self._workers[self._current[name][0]].engine.residents.awake(name)
+
+    def _works(self, name: str) -> bool:
+        return self._workers[self._current[name][0]].instances[name].has_work
 
     def look(self, now: float) -> None:
         """Every ``period``: read rates, and begin what moves pay."""
@@ -186,17 +191,9 @@ class Homes:
                     self._busy.read(name, where, round(1e6 * totals.step_seconds), now)
         devices = [replace(one, pressed=self._lacks(one.name, now)) for one in self._devices]
         self._give_up(now)
-        wanted = {
-            name
-            for name, home in self._current.items()
-            if name in self._moving or self._workers[home[0]].instances[name].has_work
-        }
-        models = [
-            self._placed(name)
-            for name in {**dict.fromkeys(self._awake()), **dict.fromkeys(sorted(wanted))}
-        ]
+        models, idle = self._claims()
         models = [replace(m, fixed=m.fixed or m.name in self._moving) for m in models]
-        for move in self._placer.look(models, devices, self._current).moves:
+        for move in self._placer.look(models, devices, self._current, idle).moves:
             if move.source is not None and self._models[move.model].parts == 1:
                 self._begin(move.model, move.source, move.target, now)
 

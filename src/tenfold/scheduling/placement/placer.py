@@ -8,7 +8,7 @@ reported back, by others.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
@@ -17,6 +17,7 @@ from tenfold.core.settings import PlacementSettings
 from tenfold.scheduling.placement.base import (
     Board,
     Move,
+    Part,
     PlaceDevice,
     PlacedModel,
     Placement,
@@ -103,32 +104,58 @@ class Placer:
         models: Sequence[PlacedModel],
         devices: Sequence[PlaceDevice],
         current: Mapping[str, tuple[str, ...]],
+        idle: Collection[str] = (),
     ) -> PlacementPlan:
         """What should move now. Call it every ``period`` seconds, with the models that are awake
-        or asked for; tell ``moved`` of each that did."""
+        or asked for; tell ``moved`` of each that did. ``idle``: those of them that would sleep for
+        the others. Where not all have room they do not count, which is not published."""
         resting = self._resting()
-        held = set(resting)
-        if not self._published:
-            now_at = board_of(devices, parts_of(models, devices, current)).pressures()
-            devices = [replace(d, pressed=d.pressed or now_at[d.name] == inf) for d in devices]
-            calm = {device.name for device in devices if not device.pressed}
-            held |= {m.name for m in models if calm.issuperset(current.get(m.name, ("",)))}
-            models, devices, current = _relief(models, devices, current)
-        board = board_of(devices, parts_of(models, devices, current))
-        worst = highest(board.pressures())
-        tau = 0.0 if worst == inf else self.threshold.value() * worst
-        while True:
-            chosen = [replace(m, fixed=m.fixed or m.name in held) for m in models]
-            plan = self.policy.place(chosen, devices, current, tau)
-            crowding = set() if self._published else _crowding(plan.moves, models, current)
-            if not crowding:
-                break
-            held |= crowding
+        if self._published:
+            plan, free = self._plan(models, devices, current, resting)
+        else:
+            plan, free = self._relieved(models, devices, current, resting)
+            if idle and (plan.unplaced or highest(plan.after) == inf):
+                at_work = [one for one in models if one.name not in idle]
+                plan, free = self._relieved(at_work, devices, current, resting)
         if any(move.source is not None for move in plan.moves):
             self.threshold.taken()
-        elif not resting and len(held) < len(models):  # with models held fast, nothing is offered
+        elif not resting and free:  # with models held fast, nothing is offered
             self.threshold.passed_over(plan.offered)
         return plan
+
+    def _relieved(
+        self,
+        models: Sequence[PlacedModel],
+        devices: Sequence[PlaceDevice],
+        current: Mapping[str, tuple[str, ...]],
+        held: Collection[str],
+    ) -> tuple[PlacementPlan, bool]:
+        """As ``_plan``; models leave only pressed devices, and go to none that they crowd."""
+        now_at = board_of(devices, parts_of(models, devices, current)).pressures()
+        full = {name for name, pressure in now_at.items() if pressure == inf}
+        devices = [replace(d, pressed=d.pressed or d.name in full) for d in devices]
+        calm = {device.name for device in devices if not device.pressed}
+        held = {*held, *(m.name for m in models if calm.issuperset(current.get(m.name, ("",))))}
+        models, devices, current = _relief(models, devices, current)
+        while True:
+            plan, free = self._plan(models, devices, current, held)
+            crowding = _crowding(plan.moves, models, current, full)
+            if not crowding:
+                return plan, free
+            held |= crowding
+
+    def _plan(
+        self,
+        models: Sequence[PlacedModel],
+        devices: Sequence[PlaceDevice],
+        current: Mapping[str, tuple[str, ...]],
+        held: Collection[str],
+    ) -> tuple[PlacementPlan, bool]:
+        """The policy's, with the models that are ``held`` fast, and whether any is not."""
+        worst = highest(board_of(devices, parts_of(models, devices, current)).pressures())
+        tau = 0.0 if worst == inf else self.threshold.value() * worst
+        chosen = [replace(m, fixed=m.fixed or m.name in held) for m in models]
+        return self.policy.place(chosen, devices, current, tau), len(held) < len(models)
 
     def _resting(self) -> set[str]:
         now = self._clock.now()
@@ -144,17 +171,33 @@ class Placer:
         awake: Sequence[PlacedModel],
         devices: Sequence[PlaceDevice],
         current: Mapping[str, tuple[str, ...]],
+        idle: Collection[str] = (),
     ) -> str | None:
         """Where a model that sleeps or is nowhere should wake: the device whose pressure is lowest
         with the model on it (as published: before), of those that have room beside what is
-        ``awake`` there; its home where that is not worse by more than the threshold. None: no
-        device has room, and memory must be made where it belongs; or it moved just now. For models
-        of one part."""
-        board = board_of(devices, parts_of(awake, devices, current))
+        ``awake`` there or wants to be; its home where that is not worse by more than the threshold.
+        Where none has, the same beside what is not ``idle``: some of those will sleep for it, which
+        is not published. None: no device has room, and memory must be made where it belongs; or it
+        moved just now. For models of one part."""
         part = parts_of([model], devices, current)[0]
+        if model.fixed or (part.home is not None and model.name in self._resting()):
+            return None
+        found = self._open_to(part, awake, devices, current)
+        if found is None and idle and not self._published:
+            at_work = [one for one in awake if one.name not in idle]
+            found = self._open_to(part, at_work, devices, current)
+        return found
+
+    def _open_to(
+        self,
+        part: Part,
+        awake: Sequence[PlacedModel],
+        devices: Sequence[PlaceDevice],
+        current: Mapping[str, tuple[str, ...]],
+    ) -> str | None:
+        board = board_of(devices, parts_of(awake, devices, current))
         open_to = [device for device in board.capacity if board.fits(part, device)]
-        rests = part.home is not None and model.name in self._resting()
-        if not open_to or model.fixed or rests:
+        if not open_to:
             return None
         pressures = {d: board.pressure(d, None if self._published else part) for d in open_to}
         best = min(open_to, key=lambda d: (pressures[d], board.weight[d]))
@@ -205,9 +248,13 @@ def _relief(
 
 
 def _crowding(
-    moves: Sequence[Move], models: Sequence[PlacedModel], current: Mapping[str, tuple[str, ...]]
+    moves: Sequence[Move],
+    models: Sequence[PlacedModel],
+    current: Mapping[str, tuple[str, ...]],
+    full: Collection[str],
 ) -> set[str]:
-    """Those that would go to a device which computes too much already."""
+    """Those that would go to a device which computes too much already, from one that holds them:
+    where weights do not fit, a device that computes is better than one that has no room."""
     busy = {model.name: model.busy / model.parts for model in models}
     before: dict[str, float] = defaultdict(float)
     for model in models:
@@ -221,7 +268,7 @@ def _crowding(
     return {
         name
         for name, source, target in leaving
-        if after[target] > max(MOST_BUSY, before[source], before[target])
+        if source not in full and after[target] > max(MOST_BUSY, before[source], before[target])
     }
 
 
