@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,21 @@ SWEEPS = {
 }
 
 
+BESIDE = 0.03
+"""Requests a second by which the points of a mode are shifted, so that bars do not cover others."""
+
+
+def _line(axes: Any, at: Mapping[float, Estimate], name: str, shift: float = 0.0) -> None:
+    """Shares as per cent, with the part of their intervals that shares can have."""
+    means = [100 * one.mean for one in at.values()]
+    low = [min(mean, 100 * one.half) for mean, one in zip(means, at.values(), strict=True)]
+    high = [min(100 - mean, 100 * one.half) for mean, one in zip(means, at.values(), strict=True)]
+    places = [place + shift for place in at]
+    axes.plot(places, means, marker="o", markersize=3.5, label=name)
+    color = axes.lines[-1].get_color()
+    axes.errorbar(places, means, (low, high), fmt="none", ecolor=color, elinewidth=0.8, alpha=0.5)
+
+
 def curves_plot(parts: dict[str, Any], path: Path) -> None:
     """A panel a budget: the share in time over load, a line a mode, bars the 95 % intervals."""
     pyplot = _pyplot()
@@ -24,18 +40,10 @@ def curves_plot(parts: dict[str, Any], path: Path) -> None:
         1, len(shown), figsize=(6 * len(shown), 4.2), layout="constrained", squeeze=False
     )
     for axes, budget in zip(panels[0], shown, strict=True):
-        for one in rivals(parts, budget):
+        for number, one in enumerate(rivals(parts, budget)):
             loads = sorted({load for curve in one.curves for load in curve})
-            known = [(load, at) for load in loads if (at := one.at(load)) is not None]
-            axes.errorbar(
-                [load for load, _ in known],
-                [100 * at.mean for _, at in known],
-                yerr=[100 * at.half for _, at in known],
-                marker="o",
-                markersize=3,
-                capsize=2,
-                label=one.name,
-            )
+            known = {load: at for load in loads if (at := one.at(load)) is not None}
+            _line(axes, known, one.name, shift=BESIDE * number)
         axes.axhline(99, color="black", linewidth=0.5, linestyle="--")
         axes.set(xlabel="requests a second", ylabel="% of first tokens in time", ylim=(0, 101))
         axes.set_title({"A": "A: all weights and 25 % of peak KV",
@@ -76,16 +84,7 @@ def devices_plot(parts: dict[str, Any], path: Path) -> None:
         for count, share in one["attainment"].items():
             mine.setdefault(int(count), []).append(share)
     for name, counts in modes.items():
-        at = {count: Estimate.of(counts[count]) for count in sorted(counts)}
-        axes.errorbar(
-            list(at),
-            [100 * one.mean for one in at.values()],
-            yerr=[100 * one.half for one in at.values()],
-            marker="o",
-            markersize=3,
-            capsize=2,
-            label=name,
-        )
+        _line(axes, {count: Estimate.of(counts[count]) for count in sorted(counts)}, name)
     axes.axhline(99, color="black", linewidth=0.5, linestyle="--")
     axes.set(xlabel="devices (simulated H100-80G)", ylabel="% of first tokens in time")
     axes.legend(frameon=False, fontsize=8)
